@@ -1,0 +1,352 @@
+//! `TcpServer`: answers callers over TCP.
+//!
+//! * In: a listener and a `Service`. Out: answers, many to a write. Each connection has one task, which reads, runs the
+//!   requests that are under way, and writes; requests begin in the order in which they came and end in any.
+//! * Limits: at `connections_max` a caller is told so and closed; at `requests_in_flight_max`, or while a caller does not
+//!   read its answers, nothing more is read from it; a frame over its limit is refused by its header alone.
+//! * Invariant: whoever speaks something else gets one answer that says what speaks here, and is closed.
+//! * Deliberately absent: what bodies mean; threads (a service that blocks must bring its own).
+//! * Source: DESIGN D10; docs/formats.md "Frames between processes".
+
+use crate::frame::{self, FrameBuffer, FrameError, FrameKind};
+use crate::outgoing::Outgoing;
+use crate::{Hello, Service, history_met, sockets};
+use bytes::Bytes;
+use duramen_common::{HistoryId, codec, limits};
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+/// Stop reading from a caller while this much waits to be written to it. Unit: bytes.
+const OUTGOING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How many callers at most are being told at the same time that there are too many.
+const REFUSALS_MAX: usize = 64;
+/// How long a refused caller has to take its reason.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Pause after the system refused to accept, for instance for want of file descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// How many reads of a refused caller's bytes are discarded before it is closed regardless.
+const FAREWELL_READS_MAX: usize = 64;
+/// What a browser or curl is told.
+const HTTP_FAREWELL: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Connection: close\r\n\r\nThis port speaks Duramen's framed protocol between nodes, not HTTP: \
+    the HTTP API is on this node's other port.\n";
+
+/// Limits of a [`TcpServer`].
+#[derive(Clone, Debug)]
+pub struct TcpServerConfig {
+    /// Most connections; a further caller is told so and closed.
+    pub connections_max: usize,
+    /// Most requests of one connection under way; beyond, nothing more is read from it.
+    pub requests_in_flight_max: usize,
+    /// Largest body of a request or an answer. Unit: bytes.
+    pub frame_bytes_max: usize,
+    /// How long a caller may take for its hello. Unit: milliseconds.
+    pub handshake_timeout_ms: u64,
+}
+
+impl Default for TcpServerConfig {
+    fn default() -> TcpServerConfig {
+        TcpServerConfig {
+            connections_max: 1_024,
+            requests_in_flight_max: 1_024,
+            frame_bytes_max: limits::FRAME_BYTES_MAX,
+            handshake_timeout_ms: 5_000,
+        }
+    }
+}
+
+/// What a server has seen since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpServerCounts {
+    /// Connections that were welcomed.
+    pub welcomed: u64,
+    /// Connections that were refused or cut off, for whatever reason.
+    pub refused: u64,
+    /// Requests that were handed to the service.
+    pub requests: u64,
+}
+
+/// A listening server. Dropping it closes everything.
+pub struct TcpServer {
+    local_addr: SocketAddr,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    service: Arc<dyn Service>,
+    config: TcpServerConfig,
+    places: Semaphore,
+    welcomed: AtomicU64,
+    refused: AtomicU64,
+    requests: AtomicU64,
+}
+
+/// Why a connection ends before its caller closes it.
+enum Cut {
+    /// The caller is told why, and the history it has met when that is another one than its own.
+    Refuse(String, Option<HistoryId>),
+    /// The caller speaks HTTP and is told so in HTTP.
+    Http,
+    /// Nobody is there to be told, or nothing is wrong.
+    Closed,
+}
+
+impl Cut {
+    fn told(reason: String) -> Cut {
+        Cut::Refuse(reason, None)
+    }
+}
+
+/// Serves on a bound listener until the server is shut down or dropped. Panics when the listener has no address.
+#[must_use]
+pub fn serve(listener: TcpListener, service: Arc<dyn Service>, config: TcpServerConfig) -> TcpServer {
+    let local_addr = listener.local_addr().expect("a bound listener has an address");
+    let places = Semaphore::new(config.connections_max);
+    let (welcomed, refused, requests) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let shared = Arc::new(Shared { service, config, places, welcomed, refused, requests });
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(accept(listener, Arc::clone(&shared), stopped));
+    TcpServer { local_addr, shared, stop, task }
+}
+
+impl TcpServer {
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What it has seen.
+    #[must_use]
+    pub fn counts(&self) -> TcpServerCounts {
+        TcpServerCounts {
+            welcomed: self.shared.welcomed.load(Ordering::Relaxed),
+            refused: self.shared.refused.load(Ordering::Relaxed),
+            requests: self.shared.requests.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Stops listening and closes every connection; requests under way are dropped. Returns when all tasks have ended.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        if let Err(error) = (&mut self.task).await {
+            tracing::debug!(%error, "the listening task ended badly");
+        }
+    }
+}
+
+impl Drop for TcpServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "a connection's task ended badly");
+                }
+                continue;
+            }
+            _ = stopped.wait_for(|&stopped| stopped) => break,
+        };
+        match accepted {
+            Ok((stream, from)) if connections.len() < shared.config.connections_max + REFUSALS_MAX => {
+                let shared = Arc::clone(&shared);
+                connections.spawn(async move { attend(stream, from, &shared).await });
+            }
+            Ok((_, from)) => {
+                shared.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%from, "dropped: far too many connections");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+/// One caller, from its first byte to its last.
+async fn attend(mut stream: TcpStream, from: SocketAddr, shared: &Shared) {
+    sockets::tune(&stream);
+    let mut outgoing = Outgoing::default();
+    outgoing.push_bytes(&frame::preamble());
+    let cut = match shared.places.try_acquire() {
+        Ok(_place) => converse(&mut stream, &mut outgoing, from, shared).await,
+        Err(_) => Cut::told(format!(
+            "{} connections are open here, the limit: try again later or raise connections_max",
+            shared.config.connections_max
+        )),
+    };
+    let reason = match &cut {
+        Cut::Closed => return,
+        Cut::Refuse(reason, _) => reason,
+        Cut::Http => "it speaks HTTP",
+    };
+    shared.refused.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(%from, %reason, "cut off a caller");
+    let _ = timeout(FAREWELL, say_farewell(&mut stream, &mut outgoing, &cut)).await;
+}
+
+async fn converse(stream: &mut TcpStream, outgoing: &mut Outgoing, from: SocketAddr, shared: &Shared) -> Cut {
+    let mut incoming = FrameBuffer::default();
+    let limit = Duration::from_millis(shared.config.handshake_timeout_ms);
+    let hello = match timeout(limit, read_hello(stream, &mut incoming)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(cut)) => return cut,
+        Err(_) => return Cut::told(format!("no hello within {} ms", limit.as_millis())),
+    };
+    let welcome = match shared.service.greet(&hello) {
+        Ok(welcome) => welcome,
+        Err(refusal) => return Cut::Refuse(refusal.reason, history_met(shared.service.as_ref(), &hello)),
+    };
+    shared.welcomed.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(%from, role = ?hello.role, "welcomed a caller");
+    outgoing.push(FrameKind::Welcome, 0, 0, codec::encode(&welcome));
+    run(stream, &mut incoming, outgoing, &hello, shared).await
+}
+
+async fn read_hello(stream: &mut TcpStream, incoming: &mut FrameBuffer) -> Result<Hello, Cut> {
+    let mut greeted = false;
+    loop {
+        if !greeted {
+            check_first_bytes(incoming.pending())?;
+            if let Some(preamble) = incoming.take_preamble() {
+                frame::check_preamble(preamble).map_err(refuse)?;
+                greeted = true;
+            }
+        }
+        if greeted && let Some(frame) = incoming.take_frame(frame::HANDSHAKE_BYTES_MAX).map_err(refuse)? {
+            if frame.kind != FrameKind::Hello {
+                return Err(Cut::told("the first frame must be a hello".to_owned()));
+            }
+            return codec::decode(&frame.body).map_err(|error| Cut::told(format!("the hello: {error}")));
+        }
+        match stream.read_buf(incoming.room()).await {
+            Ok(0) | Err(_) => return Err(Cut::Closed),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Recognises strangers by their first bytes, before a whole preamble is there.
+fn check_first_bytes(bytes: &[u8]) -> Result<(), Cut> {
+    let Some(&found) = bytes.first_chunk::<4>() else { return Ok(()) };
+    match &found {
+        b"GET " | b"PUT " | b"POST" | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC" | b"PRI " => {
+            Err(Cut::Http)
+        }
+        _ if found != frame::MAGIC => Err(refuse(FrameError::Magic { found })),
+        _ => Ok(()),
+    }
+}
+
+fn refuse(error: FrameError) -> Cut {
+    Cut::told(error.to_string())
+}
+
+/// Reads requests, runs them, writes answers, until either side ends it.
+async fn run(
+    stream: &mut TcpStream,
+    incoming: &mut FrameBuffer,
+    outgoing: &mut Outgoing,
+    hello: &Hello,
+    shared: &Shared,
+) -> Cut {
+    let (mut reader, mut writer) = stream.split();
+    let mut under_way = FuturesUnordered::new();
+    let (requests_max, bytes_max) = (shared.config.requests_in_flight_max, shared.config.frame_bytes_max);
+    loop {
+        while under_way.len() < requests_max {
+            let frame = match incoming.take_frame(bytes_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return refuse(error),
+            };
+            if frame.kind != FrameKind::Request {
+                return Cut::told(format!("a frame out of order ({:?}): only requests are expected", frame.kind));
+            }
+            shared.requests.fetch_add(1, Ordering::Relaxed);
+            let (request, answer) = (frame.request, shared.service.handle(hello, frame.service, frame.body));
+            under_way.push(async move { (request, answer.await) });
+        }
+        // Whatever is ready leaves in one write.
+        while outgoing.len() < OUTGOING_BYTES_MAX
+            && let Some(Some((request, body))) = under_way.next().now_or_never()
+        {
+            push_answer(outgoing, request, body, bytes_max);
+        }
+        let may_read = under_way.len() < requests_max && outgoing.len() < OUTGOING_BYTES_MAX;
+        tokio::select! {
+            Some((request, body)) = under_way.next(), if outgoing.len() < OUTGOING_BYTES_MAX => {
+                push_answer(outgoing, request, body, bytes_max);
+            }
+            read = reader.read_buf(incoming.room()), if may_read => match read {
+                Ok(0) | Err(_) => return Cut::Closed,
+                Ok(_) => {}
+            },
+            written = outgoing.write_to(&mut writer), if !outgoing.is_empty() => if written.is_err() {
+                return Cut::Closed;
+            },
+        }
+    }
+}
+
+fn push_answer(outgoing: &mut Outgoing, request: u64, body: Bytes, bytes_max: usize) {
+    if body.len() <= bytes_max {
+        outgoing.push(FrameKind::Answer, 0, request, body);
+        return;
+    }
+    let reason = format!("the answer has {} bytes, the limit is {bytes_max}", body.len());
+    tracing::warn!(%reason, "an answer was not given");
+    outgoing.push(FrameKind::Failed, 0, request, Bytes::from(reason));
+}
+
+/// Tells a caller why it is closed, and lets it read that: closing with unread bytes would discard the reason.
+async fn say_farewell(stream: &mut TcpStream, outgoing: &mut Outgoing, cut: &Cut) -> std::io::Result<()> {
+    match cut {
+        Cut::Closed => return Ok(()),
+        Cut::Http => {
+            *outgoing = Outgoing::default();
+            outgoing.push_bytes(HTTP_FAREWELL);
+        }
+        Cut::Refuse(reason, history) => {
+            outgoing.push(
+                FrameKind::Refused,
+                0,
+                frame::refusal_tag(*history),
+                Bytes::copy_from_slice(reason.as_bytes()),
+            );
+        }
+    }
+    while !outgoing.is_empty() {
+        outgoing.write_to(stream).await?;
+    }
+    stream.shutdown().await?;
+    let mut discarded = [0; 4096];
+    for _ in 0..FAREWELL_READS_MAX {
+        if stream.read(&mut discarded).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
