@@ -1,0 +1,255 @@
+//! Consensus between nodes: `RaftNetworkV2` over a [`Transport`], and the answering side.
+//!
+//! * Out: openraft's requests as `wire` messages to the node that must answer (`Peer::node`). In: a peer's message, its
+//!   answer from this node's group.
+//! * A data request is waited for longer than a heartbeat: it covers a follower's sync. Heartbeats have workers of
+//!   their own in openraft, so that a slow disk is not taken for a dead leader.
+//! * A full follower refuses entries here, before its openraft sees them: afterwards any storage error is fatal.
+//! * Deliberately absent: snapshots (nothing is purged yet, so that openraft never sends one); pipelining.
+//! * Source: DESIGN D1, D2, D10.
+
+use super::state_machine::Manifest;
+use super::storage::{to_raft, to_stored};
+use super::types::{LogId, Raft, TypeConfig, Vote, entry_id, log_id, raft_vote, stored_vote};
+use super::wire::{
+    self, AppendMessage, AppendReply, Asked, PeerMessage, SERVICE_APPEND_ENTRIES, SERVICE_PRE_VOTE,
+    SERVICE_TRANSFER_LEADER, SERVICE_VOTE, TransferMessage, TransferReply, VoteMessage, VoteReply, WireVote,
+};
+use crate::store::EntryId;
+use bytes::Bytes;
+use duramen_common::planted::{Plant, is_planted};
+use duramen_common::{NodeId, PartitionId, codec};
+use duramen_transport::{CallError, Peer, Transport};
+use openraft::alias::SnapshotOf;
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long entries on their way to a follower's disk are waited for.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Finds the other members of a group.
+pub(super) struct Network {
+    pub(super) partition: PartitionId,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) peers: Arc<BTreeMap<NodeId, Peer>>,
+}
+
+/// The way to one member.
+pub(super) struct PeerNetwork {
+    partition: PartitionId,
+    transport: Arc<dyn Transport>,
+    peer: Peer,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
+        let node = NodeId::new(target);
+        let unknown = Peer { addr: format!("node {node}, which is not configured"), node: Some(node) };
+        let peer = self.peers.get(&node).cloned().unwrap_or(unknown);
+        PeerNetwork { partition: self.partition, transport: Arc::clone(&self.transport), peer }
+    }
+}
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+impl PeerNetwork {
+    async fn call<A: DeserializeOwned>(&self, service: u8, body: Bytes, timeout: Duration) -> Rpc<A> {
+        let answer = self.transport.call(&self.peer, service, body, timeout).await.map_err(rpc_error)?;
+        codec::decode(&answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+
+    async fn ask_for_vote(
+        &self,
+        service: u8,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        let message = VoteMessage {
+            partition: self.partition,
+            vote: wire_vote(&rpc.vote),
+            last: wire_id(rpc.last_log_id.as_ref()),
+            leadership_transfer: rpc.leadership_transfer,
+        };
+        match self.call(service, codec::encode(&message), option.hard_ttl()).await? {
+            VoteReply::Answer { vote, granted, last } => {
+                Ok(VoteResponse::new(raft_vote(vote.into()), last.map(log_id), granted))
+            }
+            VoteReply::NotHere { reason } => Err(unreachable(&reason)),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = Manifest;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let is_heartbeat = rpc.entries.is_empty();
+        let timeout = if is_heartbeat { option.hard_ttl() } else { APPEND_TIMEOUT.max(option.hard_ttl()) };
+        let body = wire::encode_append(&AppendMessage {
+            partition: self.partition,
+            vote: wire_vote(&rpc.vote),
+            previous: wire_id(rpc.prev_log_id.as_ref()),
+            committed: wire_id(rpc.leader_commit.as_ref()),
+            entries: rpc.entries.into_iter().map(to_stored).collect(),
+        });
+        let reply = if is_planted(Plant::AckBeforeMajority) && !is_heartbeat {
+            let patience = Duration::from_millis(20);
+            self.call(SERVICE_APPEND_ENTRIES, body, patience).await.unwrap_or(AppendReply::Success)
+        } else {
+            self.call(SERVICE_APPEND_ENTRIES, body, timeout).await?
+        };
+        match reply {
+            AppendReply::Success => Ok(AppendEntriesResponse::Success),
+            AppendReply::PartialSuccess(id) => Ok(AppendEntriesResponse::PartialSuccess(id.map(log_id))),
+            AppendReply::Conflict => Ok(AppendEntriesResponse::Conflict),
+            AppendReply::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(raft_vote(vote.into()))),
+            AppendReply::NoRoom => Err(unreachable("its disk is full")),
+            AppendReply::NotHere { reason } => Err(unreachable(&reason)),
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_for_vote(SERVICE_VOTE, rpc, option).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_for_vote(SERVICE_PRE_VOTE, rpc, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: Vote,
+        _snapshot: SnapshotOf<TypeConfig, Manifest>,
+        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let reason = Refusal("logs are not purged, and so no snapshot is ever due".to_owned());
+        Err(StreamingError::Unreachable(Unreachable::new(&reason)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let message = TransferMessage {
+            partition: self.partition,
+            from: wire_vote(rpc.from_leader()),
+            to: *rpc.to_node_id(),
+            last: wire_id(rpc.last_log_id()),
+        };
+        match self.call(SERVICE_TRANSFER_LEADER, codec::encode(&message), option.hard_ttl()).await? {
+            TransferReply::Accepted => Ok(Ok(())),
+            TransferReply::VoteChanged { expected, actual } => Ok(Err(TransferLeaderError::VoteChanged {
+                expected: raft_vote(expected.into()),
+                actual: raft_vote(actual.into()),
+            })),
+            TransferReply::LogNotFlushed { expected, actual } => Ok(Err(TransferLeaderError::LogNotFlushed {
+                expected: expected.map(log_id),
+                actual: actual.map(log_id),
+            })),
+            TransferReply::NotHere { reason } => Err(unreachable(&reason)),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+/// The peer cannot do it now: openraft backs off.
+fn unreachable(reason: &str) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(&Refusal(reason.to_owned())))
+}
+
+fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
+    if error.is_definite() {
+        RPCError::Unreachable(Unreachable::new(&error))
+    } else {
+        RPCError::Network(NetworkError::new(&error))
+    }
+}
+
+fn wire_vote(vote: &Vote) -> WireVote {
+    stored_vote(vote).into()
+}
+
+fn wire_id(id: Option<&LogId>) -> Option<EntryId> {
+    id.map(entry_id)
+}
+
+/// Answers a peer's message at its group. `has_room` is asked for entries only.
+pub(super) async fn answer(raft: &Raft, message: PeerMessage, has_room: impl FnOnce() -> bool) -> Bytes {
+    match message.0 {
+        Asked::Append(message) => codec::encode(&answer_append(raft, message, has_room).await),
+        Asked::Vote(message) => codec::encode(&answer_vote(raft, message, false).await),
+        Asked::PreVote(message) => codec::encode(&answer_vote(raft, message, true).await),
+        Asked::Transfer(message) => codec::encode(&answer_transfer(raft, message).await),
+    }
+}
+
+async fn answer_append(raft: &Raft, message: AppendMessage, has_room: impl FnOnce() -> bool) -> AppendReply {
+    if !message.entries.is_empty() && !has_room() {
+        return AppendReply::NoRoom;
+    }
+    let entries: Result<Vec<_>, _> = message.entries.into_iter().map(to_raft).collect();
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(error) => return AppendReply::NotHere { reason: error.to_string() },
+    };
+    let request = AppendEntriesRequest {
+        vote: raft_vote(message.vote.into()),
+        prev_log_id: message.previous.map(log_id),
+        entries,
+        leader_commit: message.committed.map(log_id),
+    };
+    match raft.append_entries(request).await {
+        Ok(AppendEntriesResponse::Success) => AppendReply::Success,
+        Ok(AppendEntriesResponse::PartialSuccess(id)) => AppendReply::PartialSuccess(wire_id(id.as_ref())),
+        Ok(AppendEntriesResponse::Conflict) => AppendReply::Conflict,
+        Ok(AppendEntriesResponse::HigherVote(vote)) => AppendReply::HigherVote(wire_vote(&vote)),
+        Err(error) => AppendReply::NotHere { reason: error.to_string() },
+    }
+}
+
+async fn answer_vote(raft: &Raft, message: VoteMessage, only_asking: bool) -> VoteReply {
+    let mut request = VoteRequest::new(raft_vote(message.vote.into()), message.last.map(log_id));
+    request.leadership_transfer = message.leadership_transfer;
+    let answer = if only_asking { raft.pre_vote(request).await } else { raft.vote(request).await };
+    match answer {
+        Ok(answer) => VoteReply::Answer {
+            vote: wire_vote(&answer.vote),
+            granted: answer.vote_granted,
+            last: wire_id(answer.last_log_id.as_ref()),
+        },
+        Err(error) => VoteReply::NotHere { reason: error.to_string() },
+    }
+}
+
+async fn answer_transfer(raft: &Raft, message: TransferMessage) -> TransferReply {
+    let request = TransferLeaderRequest::new(raft_vote(message.from.into()), message.to, message.last.map(log_id));
+    match raft.handle_transfer_leader(request).await {
+        Ok(Ok(())) => TransferReply::Accepted,
+        Ok(Err(TransferLeaderError::VoteChanged { expected, actual })) => {
+            TransferReply::VoteChanged { expected: wire_vote(&expected), actual: wire_vote(&actual) }
+        }
+        Ok(Err(TransferLeaderError::LogNotFlushed { expected, actual })) => {
+            TransferReply::LogNotFlushed { expected: wire_id(expected.as_ref()), actual: wire_id(actual.as_ref()) }
+        }
+        Err(error) => TransferReply::NotHere { reason: error.to_string() },
+    }
+}

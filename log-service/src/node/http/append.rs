@@ -1,0 +1,173 @@
+//! `POST /v1/log/{partition}`: records in, where they stand out.
+//!
+//! * `application/x-ndjson`: a record a line. `application/octet-stream`: the body is one opaque event.
+//! * The ids come from the Idempotency-Key, one made up here if need be and named when the outcome is unknown, so that a
+//!   retry under it is a repeat.
+//! * Source: DESIGN §4 "Log node", D5.
+
+use super::answer::{Refused, json, problem_of};
+use super::records::{Place, parse_line};
+use super::{Api, forward, text};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use duramen_common::batch::{BatchError, Record, RecordSet, RecordSetBuilder};
+use duramen_common::limits::BODY_BYTES_MAX;
+use duramen_common::protocol::{AppendAnswer, AppendedRun, LogRefusal};
+use duramen_common::{Offset, PartitionId, Problem, ProblemKind, RequestId, SessionToken, Timestamp};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use std::time::Duration;
+
+pub(super) const LOG_TIMESTAMP: HeaderName = HeaderName::from_static("log-timestamp");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
+const WAIT_DEFAULT: Duration = Duration::from_secs(5);
+const WAIT_SECONDS_MAX: u64 = 30;
+
+enum Form {
+    Lines,
+    Event,
+}
+
+/// Appends what the body holds.
+pub(super) async fn append(
+    State(api): State<Api>,
+    Path(partition): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let running = running(&api)?;
+    let partition = parse_partition(&partition)?;
+    let here = running.partition(partition)?;
+    let form = form_of(&headers)?;
+    let wait = wait_of(&headers)?;
+    let key = key_of(&api, &headers)?;
+    let body = read_body(body).await?;
+    let place = Place { history: running.cluster.history, partition, partitions: running.cluster.partitions };
+    let set = match form {
+        Form::Lines => set_of_lines(&body, place, &key)?,
+        Form::Event => {
+            let record = Record::event(None, body);
+            RecordSet::of(RequestId::of_idempotency_key(key.as_bytes(), 0), &record).map_err(|error| problem(&error))?
+        }
+    };
+    match forward::append(&api.shared, here, &set, wait).await {
+        Ok(answer) => appended(&answer, place),
+        Err(refusal @ LogRefusal::OutcomeUnknown { .. }) => {
+            Err(problem_of(&refusal).with("idempotency_key", key).into())
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// The node's partitions, once they run.
+pub(super) fn running(api: &Api) -> Result<std::sync::Arc<crate::node::shared::Running>, Refused> {
+    api.shared.running().ok_or_else(|| LogRefusal::Unavailable { reason: api.shared.stage() }.into())
+}
+
+pub(super) fn parse_partition(partition: &str) -> Result<PartitionId, Refused> {
+    partition.parse().map_err(|error| Problem::new(ProblemKind::NotFound, format!("{error}")).into())
+}
+
+fn form_of(headers: &HeaderMap) -> Result<Form, Refused> {
+    let given = text(headers, &CONTENT_TYPE).unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case("application/x-ndjson") {
+        Ok(Form::Lines)
+    } else if kind.eq_ignore_ascii_case("application/octet-stream") {
+        Ok(Form::Event)
+    } else {
+        let detail = "Content-Type must be application/x-ndjson (a JSON record a line) or application/octet-stream \
+                      (one opaque event)";
+        Err(Problem::new(ProblemKind::MediaType, detail).into())
+    }
+}
+
+fn wait_of(headers: &HeaderMap) -> Result<Duration, Refused> {
+    let Some(prefer) = text(headers, &PREFER) else { return Ok(WAIT_DEFAULT) };
+    let wait = prefer.split(',').find_map(|part| part.trim().strip_prefix("wait="));
+    match wait.map(str::parse::<u64>) {
+        None => Ok(WAIT_DEFAULT),
+        Some(Ok(seconds)) => Ok(Duration::from_secs(seconds.min(WAIT_SECONDS_MAX))),
+        Some(Err(_)) => Err(Problem::new(ProblemKind::BadRequest, "Prefer: wait= takes whole seconds").into()),
+    }
+}
+
+fn key_of(api: &Api, headers: &HeaderMap) -> Result<String, Refused> {
+    let Some(key) = headers.get(&IDEMPOTENCY_KEY) else {
+        return Ok(format!("{:032x}", api.shared.seams.entropy.bits()));
+    };
+    match key.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX => Ok(key.to_owned()),
+        _ => {
+            let detail = format!("an Idempotency-Key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters");
+            Err(Problem::new(ProblemKind::BadRequest, detail).into())
+        }
+    }
+}
+
+async fn read_body(body: Body) -> Result<Bytes, Refused> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!("the body is over the limit of {BODY_BYTES_MAX} bytes");
+            Err(Problem::new(ProblemKind::TooLarge, detail).with("limit", BODY_BYTES_MAX).into())
+        }
+        Err(error) => Err(Problem::new(ProblemKind::BadRequest, format!("the body broke off: {error}")).into()),
+    }
+}
+
+fn set_of_lines(body: &[u8], place: Place, key: &str) -> Result<RecordSet, Refused> {
+    let mut builder = RecordSetBuilder::default();
+    let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    for (number, line) in lines.enumerate() {
+        let record = parse_line(line, place).map_err(|mut problem| {
+            problem.detail = format!("line {}: {}", number + 1, problem.detail);
+            problem
+        })?;
+        let id = RequestId::of_idempotency_key(key.as_bytes(), u32::try_from(number).unwrap_or(u32::MAX));
+        builder.push(id, &record).map_err(|error| problem(&error))?;
+    }
+    if builder.count() == 0 {
+        return Err(Problem::new(ProblemKind::BadRequest, "the body has no records").into());
+    }
+    Ok(builder.finish())
+}
+
+fn problem(error: &BatchError) -> Problem {
+    match error {
+        BatchError::TooLarge { limit, .. } => {
+            Problem::new(ProblemKind::TooLarge, error.to_string()).with("limit", *limit)
+        }
+        _ => Problem::new(ProblemKind::BadRequest, error.to_string()),
+    }
+}
+
+fn appended(answer: &AppendAnswer, place: Place) -> Result<Response, Refused> {
+    let mut count = 0u32;
+    let mut first = None;
+    let mut last = Offset::ZERO;
+    for run in &answer.runs {
+        let AppendedRun::At { first_offset, count: run_count } = *run else {
+            let detail = "this Idempotency-Key was used for other records: use a new one";
+            return Err(Problem::new(ProblemKind::KeyReused, detail).into());
+        };
+        first.get_or_insert(first_offset);
+        last = first_offset.plus(u64::from(run_count.saturating_sub(1)));
+        count += run_count;
+    }
+    let token = |offset| SessionToken::of(place.history, Timestamp { partition: place.partition, offset }).to_string();
+    let timestamp = token(last);
+    let body = serde_json::json!({
+        "first": token(first.unwrap_or(last)), "last": timestamp, "count": count, "timestamp": timestamp
+    });
+    let mut response = json(StatusCode::OK, &body);
+    if let Ok(value) = HeaderValue::from_str(&timestamp) {
+        response.headers_mut().insert(LOG_TIMESTAMP, value);
+    }
+    Ok(response)
+}

@@ -1,0 +1,167 @@
+//! What a segment's bytes still hold: pure, bytes in, decision out.
+//!
+//! * Walks the frames from the start. At the first that does not verify or does not continue the chain, it scans on for
+//!   frames that verify by themselves and takes the greatest durable end that any of them recorded: a bad place below it
+//!   is damage, at or above it a torn tail.
+//! * Invariant: the frame that holds the start state was synced before the segment got its name, so that the recorded
+//!   durable end is never before that frame's end. In a closed segment everything was durable.
+//! * What a later segment replaced is never read again (entries by a truncation, control frames by its start state), so that
+//!   damage there is none.
+//! * What it cannot tell: damage to the last sync group within the idle time before a crash looks like a torn tail.
+//! * Source: DESIGN D2 "Recovery"; docs/formats.md "Recovery".
+
+use super::frame::{
+    FrameHead, FrameKind, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader, parse_frame, parse_prefix, parse_state,
+};
+use super::types::SmallState;
+use duramen_common::planted::{Plant, is_planted};
+
+/// What was found in a segment.
+#[derive(Debug)]
+pub struct Scan {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Frames that verify, in order.
+    pub frames: Vec<FoundFrame>,
+    /// Where they end. Unit: bytes.
+    pub end: u64,
+    /// The greatest durable end recorded. Unit: bytes.
+    pub durable_end: u64,
+    /// CRC of the last frame.
+    pub crc: u32,
+    /// Index that comes after its last entry.
+    pub next_index: u64,
+    /// The small state as of its end.
+    pub state: SmallState,
+}
+
+/// A frame that verifies.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundFrame {
+    /// Where it starts. Unit: bytes.
+    pub position: u64,
+    /// Its header.
+    pub head: FrameHead,
+}
+
+/// Why a segment is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScanError {
+    /// The header's format is not ours.
+    Format(u8),
+    /// A place below what was durable does not verify.
+    Damaged {
+        /// Where. Unit: bytes.
+        position: u64,
+        /// What is wrong.
+        what: &'static str,
+        /// The entry that should be there, if it is one.
+        index: u64,
+    },
+}
+
+/// What follows a segment, and with it what of the segment must verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Successors {
+    /// Nothing: what was durable when the last frame was written must verify; behind it may be a torn tail.
+    None,
+    /// Other segments: everything must verify but what they replaced.
+    Some {
+        /// The first index that they replaced: the least of their base indexes.
+        live_end: u64,
+    },
+}
+
+/// Reads a whole segment, up to its first frame that does not verify.
+pub fn scan(bytes: &[u8], successors: Successors) -> Result<Scan, ScanError> {
+    let header = SegmentHeader::parse(bytes).map_err(|error| match error {
+        HeaderError::Format(found) => ScanError::Format(found),
+        HeaderError::Damaged(what) => ScanError::Damaged { position: 0, what, index: 0 },
+    })?;
+    let seed = header.seed();
+    let mut scan = Scan {
+        header,
+        frames: Vec::new(),
+        end: SEGMENT_HEADER_BYTES as u64,
+        durable_end: 0,
+        crc: seed,
+        next_index: header.base_index,
+        state: SmallState::default(),
+    };
+    let stopped = loop {
+        let rest = bytes.get(scan.end as usize..).unwrap_or_default();
+        if rest.is_empty() {
+            break None;
+        }
+        match next_frame(rest, seed, &mut scan) {
+            Ok(()) => {}
+            Err(what) => break Some(what),
+        }
+    };
+    if scan.frames.is_empty() {
+        let what = stopped.unwrap_or("cut off before its start state");
+        return Err(ScanError::Damaged { position: scan.end, what, index: scan.next_index });
+    }
+    let refusal = match successors {
+        Successors::Some { live_end } => stopped.filter(|_| scan.next_index < live_end),
+        Successors::None => damage_below_durable(bytes, &scan, stopped),
+    };
+    match refusal {
+        Some(what) => Err(ScanError::Damaged { position: scan.end, what, index: scan.next_index }),
+        None => Ok(scan),
+    }
+}
+
+/// What is wrong with a segment that nothing follows; a torn tail is not.
+fn damage_below_durable(bytes: &[u8], scan: &Scan, stopped: Option<&'static str>) -> Option<&'static str> {
+    let rest = bytes.get(scan.end as usize..).unwrap_or_default();
+    let recorded = match stopped {
+        Some(_) if !is_planted(Plant::TornAcknowledgedFrame) => recorded_beyond(rest, scan.end, scan.header.seed()),
+        _ => 0,
+    };
+    let is_damage = scan.end < scan.durable_end.max(recorded);
+    is_damage.then_some(stopped.unwrap_or("cut off below what was durable"))
+}
+
+/// Takes the next frame into the scan, or says why it is none.
+fn next_frame(rest: &[u8], seed: u32, scan: &mut Scan) -> Result<(), &'static str> {
+    let (head, payload) = parse_frame(rest, seed)?;
+    if head.previous_crc != scan.crc && !is_planted(Plant::StaleSegmentBytes) {
+        return Err("a frame that does not follow the one before it");
+    }
+    if scan.frames.is_empty() && head.kind != FrameKind::State {
+        return Err("a segment that does not start with its state");
+    }
+    if head.kind == FrameKind::State {
+        scan.state = parse_state(payload)?;
+    }
+    if head.kind.is_entry() {
+        let (id, _) = parse_prefix(payload);
+        if id.index != scan.next_index {
+            return Err("an entry out of order");
+        }
+        scan.next_index += 1;
+    }
+    scan.frames.push(FoundFrame { position: scan.end, head });
+    scan.end += head.frame_bytes() as u64;
+    scan.crc = head.crc;
+    let start_end = if scan.frames.len() == 1 { scan.end } else { 0 };
+    scan.durable_end = scan.durable_end.max(head.durable_end).max(start_end);
+    Ok(())
+}
+
+/// The greatest durable end that any frame beyond a bad place recorded; the next place a frame could be is a multiple
+/// of eight.
+fn recorded_beyond(rest: &[u8], position: u64, seed: u32) -> u64 {
+    debug_assert_eq!(position % 8, 0, "frames start at multiples of eight");
+    let mut recorded = 0;
+    for at in (0..rest.len()).step_by(8) {
+        let candidate = rest.get(at..).unwrap_or_default();
+        if candidate.starts_with(b"DFR1")
+            && let Ok((head, _)) = parse_frame(candidate, seed)
+        {
+            recorded = recorded.max(head.durable_end);
+        }
+    }
+    recorded
+}

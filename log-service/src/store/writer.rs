@@ -1,0 +1,290 @@
+//! The writing end of a partition: frames into the active segment, a new segment when it is full or the log goes back.
+//!
+//! * In: frames in call order. Out: bytes on the medium when `sync` returned `Ok`.
+//! * Invariants: a segment is synced and cut to its end before its successor gets a name; a segment's header and start
+//!   state are synced before it gets its name, and its folder before anything else goes into it.
+//! * A truncation is a segment whose base lies before its predecessor's end: within a segment, entries are dense.
+//! * Deliberately absent: retries; after an error the caller never writes again.
+//! * Source: DESIGN D2; docs/adr/0003-segment-store.md.
+
+use super::StoreError;
+use super::frame::{FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, encode_frame, encode_state, frame_bytes, seal};
+use super::segment::{Point, Segment};
+use super::types::{LogEntry, SmallState, StoreConfig, StoreIdentity};
+use crate::disk::Disk;
+use duramen_common::ids::{Offset, PartitionId};
+use duramen_common::planted::{Plant, is_planted};
+use duramen_common::seams::Entropy;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Extension of segments.
+pub const SEGMENT_SUFFIX: &str = ".segment";
+/// Extension of files kept for reuse.
+pub const SPARE_SUFFIX: &str = ".spare";
+/// A segment that has no name yet.
+pub const UNNAMED: &str = "unnamed.tmp";
+
+/// What every part of one partition's store needs.
+#[derive(Clone)]
+pub struct Place {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The partition's folder.
+    pub folder: PathBuf,
+    /// Whose.
+    pub identity: StoreIdentity,
+    /// Which.
+    pub partition: PartitionId,
+    /// Length of its segments. Unit: bytes.
+    pub segment_bytes: u64,
+    /// Limits.
+    pub config: Arc<StoreConfig>,
+    /// For segments' random ids.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Where a new segment begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// Index of its first entry.
+    pub index: u64,
+    /// Offset of its first record.
+    pub offset: Offset,
+    /// Term of the entry before.
+    pub term: u64,
+    /// Nothing before it counts any more.
+    pub baseline: bool,
+}
+
+/// The writing end.
+pub struct Writer {
+    place: Place,
+    segment: Arc<Segment>,
+    at: Point,
+    last_term: u64,
+    durable: u64,
+    allocated: u64,
+    heads: Vec<Gathered>,
+    gathered_bytes: u64,
+    points: Vec<Point>,
+}
+
+/// One frame on its way: its header and name, its body, its padding.
+struct Gathered {
+    head: Vec<u8>,
+    body: bytes::Bytes,
+    padding: usize,
+}
+
+impl Place {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The file of a segment.
+    #[must_use]
+    pub fn segment_path(&self, sequence: u64) -> PathBuf {
+        self.path(&format!("{sequence:020}{SEGMENT_SUFFIX}"))
+    }
+
+    pub(super) fn io<T>(&self, what: &'static str, path: &Path, result: std::io::Result<T>) -> Result<T, StoreError> {
+        result.map_err(|error| StoreError::io(what, path, error))
+    }
+
+    /// Makes a segment with its start state, durably, and gives it its name.
+    pub fn create_segment(
+        &self,
+        sequence: u64,
+        base: Base,
+        previous: Option<(u64, u64)>,
+        state: &SmallState,
+    ) -> Result<Writer, StoreError> {
+        let header = SegmentHeader {
+            identity: self.identity,
+            partition: self.partition,
+            sequence,
+            random_id: self.entropy.bits(),
+            base_index: base.index,
+            base_offset: base.offset,
+            base_term: base.term,
+            baseline: base.baseline,
+            previous,
+        };
+        let unnamed = self.path(UNNAMED);
+        let names = self.io("listing", &self.folder, self.disk.list(&self.folder))?;
+        if let Some(spare) = names.iter().find(|name| name.ends_with(SPARE_SUFFIX)) {
+            self.io("renaming", &unnamed, self.disk.rename(&self.path(spare), &unnamed))?;
+        }
+        let file = self.io("creating", &unnamed, self.disk.open(&unnamed, true))?;
+        let free = self.io("asking for space in", &self.folder, self.disk.free_bytes(&self.folder))?;
+        if free >= self.segment_bytes.saturating_add(self.config.reserve_bytes) {
+            self.io("reserving", &unnamed, file.allocate(self.segment_bytes))?;
+        }
+        let seed = header.seed();
+        let (frame, crc) =
+            encode_frame(FrameKind::State, &encode_state(state), seed, seed, SEGMENT_HEADER_BYTES as u64);
+        self.io("writing", &unnamed, file.write_at(&[&header.encode(), &frame], 0))?;
+        self.io("syncing", &unnamed, file.sync_data())?;
+        let path = self.segment_path(sequence);
+        self.io("renaming", &path, self.disk.rename(&unnamed, &path))?;
+        self.io("syncing", &self.folder, self.disk.sync_dir(&self.folder))?;
+        let allocated = self.io("measuring", &path, file.len())?;
+        let end = (SEGMENT_HEADER_BYTES + frame.len()) as u64;
+        let segment = Arc::new(Segment::new(header, file, path, end, true));
+        let at = Point { position: end, previous_crc: crc, ..segment.start() };
+        Ok(Writer {
+            place: self.clone(),
+            segment,
+            at,
+            last_term: base.term,
+            durable: end,
+            allocated,
+            heads: Vec::new(),
+            gathered_bytes: 0,
+            points: Vec::new(),
+        })
+    }
+
+    /// Removes a segment that counts no more, or keeps its file as a spare. A file that somebody still reads is not
+    /// written over.
+    pub fn discard(&self, segment: Arc<Segment>) -> Result<(), StoreError> {
+        let path = segment.path.clone();
+        let sequence = segment.header.sequence;
+        let unread = Arc::into_inner(segment).is_some();
+        let names = self.io("listing", &self.folder, self.disk.list(&self.folder))?;
+        let spares = names.iter().filter(|name| name.ends_with(SPARE_SUFFIX)).count();
+        if unread && spares < self.config.spares_max {
+            let spare = self.path(&format!("{sequence:020}{SPARE_SUFFIX}"));
+            self.io("renaming", &path, self.disk.rename(&path, &spare))?;
+        } else {
+            self.io("removing", &path, self.disk.remove(&path))?;
+        }
+        self.io("syncing", &self.folder, self.disk.sync_dir(&self.folder))
+    }
+}
+
+impl Writer {
+    /// Where it writes.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The segment that grows.
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Whether an entry should go to the next segment.
+    #[must_use]
+    pub fn is_full_for(&self, entry: &LogEntry) -> bool {
+        let frame = frame_bytes(super::frame::ENTRY_PREFIX_BYTES + entry.body.bytes_len()) as u64;
+        let has_entries = self.at.index > self.segment.header.base_index;
+        has_entries && self.at.position + frame > self.place.segment_bytes
+    }
+
+    /// Gathers an entry.
+    pub fn entry(&mut self, entry: &LogEntry, first_offset: Offset) {
+        let (kind, body) = super::frame::body_bytes(&entry.body);
+        let prefix = super::frame::entry_prefix(entry.id, first_offset);
+        let (head, crc, padding) =
+            seal(kind, &[&prefix, body], self.segment.header.seed(), self.at.previous_crc, self.durable);
+        let shared = match &entry.body {
+            super::EntryBody::Batch(batch) => batch.bytes().clone(),
+            super::EntryBody::Blank => bytes::Bytes::new(),
+            super::EntryBody::Membership(bytes) => bytes.clone(),
+        };
+        let mut front = Vec::with_capacity(head.len() + prefix.len());
+        front.extend_from_slice(&head);
+        front.extend_from_slice(&prefix);
+        self.points.push(self.at);
+        self.advance(Gathered { head: front, body: shared, padding }, crc);
+        self.last_term = entry.id.term;
+        self.at.index = entry.id.index + 1;
+        self.at.offset = first_offset.plus(entry.body.offset_count());
+    }
+
+    /// Gathers the small state.
+    pub fn state(&mut self, state: &SmallState) {
+        self.control(FrameKind::State, encode_state(state));
+    }
+
+    /// Gathers a frame that only records the durable end.
+    pub fn marker(&mut self) {
+        self.control(FrameKind::Marker, bytes::Bytes::new());
+    }
+
+    fn control(&mut self, kind: FrameKind, payload: bytes::Bytes) {
+        let seed = self.segment.header.seed();
+        let (head, crc, padding) = seal(kind, &[&payload], seed, self.at.previous_crc, self.durable);
+        self.advance(Gathered { head: head.to_vec(), body: payload, padding }, crc);
+    }
+
+    fn advance(&mut self, gathered: Gathered, crc: u32) {
+        let bytes = (gathered.head.len() + gathered.body.len() + gathered.padding) as u64;
+        self.heads.push(gathered);
+        self.gathered_bytes += bytes;
+        self.at.position += bytes;
+        self.at.previous_crc = crc;
+    }
+
+    /// Writes what is gathered.
+    pub fn write(&mut self) -> Result<(), StoreError> {
+        if self.heads.is_empty() {
+            return Ok(());
+        }
+        let zeros = [0u8; 8];
+        let slices: Vec<&[u8]> = self
+            .heads
+            .iter()
+            .flat_map(|frame| [&frame.head[..], &frame.body[..], &zeros[..frame.padding]])
+            .filter(|slice| !slice.is_empty())
+            .collect();
+        let start = self.at.position - self.gathered_bytes;
+        let path = &self.segment.path;
+        self.place.io("writing", path, self.segment.file.write_at(&slices, start))?;
+        self.heads.clear();
+        self.gathered_bytes = 0;
+        Ok(())
+    }
+
+    /// Waits until everything written is durable, then lets readers see it.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        if self.durable == self.at.position {
+            return Ok(());
+        }
+        if !is_planted(Plant::NoSyncBeforeAck) {
+            self.place.io("syncing", &self.segment.path, self.segment.file.sync_data())?;
+        }
+        self.durable = self.at.position;
+        for point in self.points.drain(..) {
+            self.segment.note(point);
+        }
+        self.segment.publish(self.durable);
+        Ok(())
+    }
+
+    /// Ends this segment and begins another.
+    pub fn roll(&mut self, base: Base, state: &SmallState) -> Result<(), StoreError> {
+        self.write()?;
+        self.sync()?;
+        let end = self.at.position;
+        if self.allocated > end {
+            let path = &self.segment.path;
+            self.place.io("cutting", path, self.segment.file.set_len(end))?;
+            self.place.io("syncing", path, self.segment.file.sync_data())?;
+        }
+        let sequence = self.segment.header.sequence;
+        let previous = (!base.baseline).then_some((sequence, end));
+        *self = self.place.create_segment(sequence + 1, base, previous, state)?;
+        Ok(())
+    }
+
+    /// Where the next segment begins when this one is full.
+    #[must_use]
+    pub fn next_base(&self) -> Base {
+        Base { index: self.at.index, offset: self.at.offset, term: self.last_term, baseline: false }
+    }
+}
