@@ -1,0 +1,95 @@
+//! Goal: headers and queries mean what the contract says, and nothing hostile panics.
+
+use super::*;
+use hyper::header::{HeaderValue, IF_MATCH};
+use proptest::prelude::*;
+
+fn headers_of(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in pairs {
+        map.append(*name, HeaderValue::from_static(value));
+    }
+    map
+}
+
+#[test]
+fn keys_are_decoded_once_and_never_normalised() {
+    for (raw, wanted) in [
+        ("a", &b"a"[..]),
+        ("a%2Fb", b"a/b"),
+        ("a/b", b"a/b"),
+        ("..", b".."),
+        ("a//b/../c", b"a//b/../c"),
+        ("%00", b"\0"),
+        ("%2525", b"%25"),
+        ("a+b", b"a+b"),
+        ("a%20b", b"a b"),
+        ("%ff%FE", b"\xff\xfe"),
+        ("/", b"/"),
+    ] {
+        assert_eq!(&*key_of_path(raw).unwrap(), wanted, "{raw}");
+    }
+    for raw in ["", "%", "%2", "%zz", "a%", "%+1"] {
+        assert_eq!(key_of_path(raw).unwrap_err().problem.kind, ProblemKind::BadKey, "{raw}");
+    }
+    assert!(key_of_path(&"%61".repeat(1024)).is_ok());
+    assert_eq!(key_of_path(&"a".repeat(1025)).unwrap_err().problem.members["limit"], 1024);
+}
+
+#[test]
+fn only_whole_seconds_up_to_the_limit_are_a_wait() {
+    let of = |value| wait(&headers_of(&[("prefer", value)]), Duration::from_secs(5), Duration::from_secs(30));
+    for (value, seconds) in
+        [("wait=2", 2), ("respond-async, wait=30", 30), ("WAIT = 0", 0), ("wait=\"7\"; x=1", 7), ("respond-async", 5)]
+    {
+        assert_eq!(of(value).unwrap(), Duration::from_secs(seconds), "{value}");
+    }
+    for value in ["wait=31", "wait=-1", "wait=", "wait", "wait=1.5", "wait=x", "wait=99999999999999999999"] {
+        assert_eq!(of(value).unwrap_err().problem.kind, ProblemKind::BadRequest, "{value}");
+    }
+}
+
+#[test]
+fn entity_tags_parse_as_rfc_9110_says() {
+    let map = headers_of(&[("if-match", "\"a\", W/\"b,c\" ,\"\""), ("if-match", "\"d\"")]);
+    let tag = |weak, opaque| EntityTag { weak, opaque };
+    assert_eq!(
+        entity_tags(&map, &IF_MATCH).unwrap().unwrap(),
+        EntityTags::Listed(vec![tag(false, b"a"), tag(true, b"b,c"), tag(false, b""), tag(false, b"d")])
+    );
+    assert_eq!(entity_tags(&headers_of(&[("if-match", "*")]), &IF_MATCH).unwrap(), Some(EntityTags::Any));
+    assert_eq!(entity_tags(&HeaderMap::new(), &IF_MATCH).unwrap(), None);
+    for value in ["", "a", "\"a", "\"a\" \"b\"", "\"a\",", "w/\"a\"", "*, \"a\""] {
+        assert!(entity_tags(&headers_of(&[("if-match", value)]), &IF_MATCH).is_err(), "{value}");
+    }
+}
+
+/// Goal: a caller that named no key can still be told one to retry with.
+#[test]
+fn a_minted_key_is_its_own_name() {
+    let minted = IdempotencyKey::minted(0xc7f3_a100_0000_0000_0000_0000_0000_0001);
+    assert_eq!(minted.as_bytes(), b"c7f3a100000000000000000000000001");
+    assert_eq!(minted.request_id(3), RequestId::of_idempotency_key(minted.as_bytes(), 3));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_survive_percent_encoding(bytes: Vec<u8>) {
+        let encoded: String = bytes.iter().map(|byte| format!("%{byte:02x}")).collect();
+        prop_assert_eq!(&*percent_decode(encoded.as_bytes(), false).unwrap(), &bytes[..]);
+        prop_assert_eq!(&*percent_decode(encoded.as_bytes(), true).unwrap(), &bytes[..]);
+    }
+
+    #[test]
+    fn hostile_headers_are_refused_or_parsed(value in "[ -~]{0,40}") {
+        let mut map = HeaderMap::new();
+        let value = HeaderValue::from_str(&value).unwrap();
+        for name in ["if-match", "prefer", "read-after", "idempotency-key"] {
+            map.insert(name, value.clone());
+        }
+        let _ = entity_tags(&map, &IF_MATCH);
+        let _ = wait(&map, Duration::ZERO, Duration::from_secs(30));
+        let _ = read_after(&map, &Query::default(), HistoryId::from_bits(1), 4);
+        let _ = Query::parse(value.to_str().ok());
+    }
+}

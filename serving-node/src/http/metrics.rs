@@ -1,0 +1,130 @@
+//! What this node counts, as OpenMetrics text.
+//!
+//! * Requests by route and status, their duration by route, open connections and feeds, waiting readers, the overlay, and
+//!   per partition: applied end,
+//!   committed end, lag, horizon, persisted end.
+//! * Invariant: label values come from fixed sets, never from requests.
+
+use super::router::Route;
+use crate::partitions::Partitions;
+use duramen_common::Offset;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    status: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabels {
+    partition: u32,
+}
+
+type PartitionGauge = Family<PartitionLabels, Gauge>;
+
+/// The counters. One a node.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Vec<Histogram>,
+    /// Open connections.
+    pub(crate) connections: Gauge,
+    feeds: Gauge,
+    readers_waiting: Gauge,
+    overlay_bytes: Gauge,
+    applied_end: PartitionGauge,
+    committed_end: PartitionGauge,
+    lag: PartitionGauge,
+    horizon: PartitionGauge,
+    persisted_end: PartitionGauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("duramen");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("http_requests", "Requests answered, by route and status", requests.clone());
+        // 100 µs to 26 s: a durable write takes about a millisecond, a wait up to 30 s.
+        let by_route = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
+            Histogram::new((0..10).map(|step| 0.0001 * 4f64.powi(step)))
+        });
+        let durations = Route::NAMES.iter().map(|route| by_route.get_or_create_owned(&RouteLabels { route })).collect();
+        registry.register_with_unit(
+            "http_request_duration",
+            "Time from a request's head to its answer's head, by route",
+            Unit::Seconds,
+            by_route,
+        );
+        let mut metrics = Metrics {
+            registry,
+            requests,
+            durations,
+            connections: Gauge::default(),
+            feeds: Gauge::default(),
+            readers_waiting: Gauge::default(),
+            overlay_bytes: Gauge::default(),
+            applied_end: Family::default(),
+            committed_end: Family::default(),
+            lag: Family::default(),
+            horizon: Family::default(),
+            persisted_end: Family::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("http_connections", "Open HTTP connections", metrics.connections.clone());
+        registry.register("http_feeds", "Open feeds", metrics.feeds.clone());
+        registry.register("readers_waiting", "Readers parked until an end is applied", metrics.readers_waiting.clone());
+        let overlay = "Bytes that are applied and not in the index yet";
+        registry.register("overlay_bytes", overlay, metrics.overlay_bytes.clone());
+        registry.register("applied_end", "First offset not applied here", metrics.applied_end.clone());
+        registry.register("committed_end", "Last committed end heard of", metrics.committed_end.clone());
+        registry.register("lag", "Records committed and not applied here", metrics.lag.clone());
+        registry.register("horizon", "Below it, tombstones may be gone from the log", metrics.horizon.clone());
+        registry.register("persisted_end", "A restart replays from here", metrics.persisted_end.clone());
+        metrics
+    }
+
+    /// Counts an answered request.
+    pub(crate) fn answered(&self, route: Route, status: u16, took: Duration) {
+        let labels = RequestLabels { route: route.name(), status: u32::from(status) };
+        self.requests.get_or_create(&labels).inc();
+        if let Some(durations) = self.durations.get(route as usize) {
+            durations.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Everything, now.
+    pub(crate) fn to_text(&self, partitions: Option<&Partitions>, open_feeds: usize) -> String {
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.feeds.set(open_feeds as i64);
+        if let Some(any) = partitions.and_then(|partitions| partitions.iter().next()) {
+            self.readers_waiting.set(any.readers_waiting() as i64);
+            self.overlay_bytes.set(any.overlay_bytes() as i64);
+        }
+        for view in partitions.into_iter().flat_map(Partitions::iter) {
+            let status = view.status();
+            let labels = PartitionLabels { partition: u32::from(view.partition().get()) };
+            let applied_end = status.applied_end.unwrap_or(Offset::ZERO);
+            self.applied_end.get_or_create(&labels).set(count(applied_end.get()));
+            self.committed_end.get_or_create(&labels).set(count(status.committed_end.get()));
+            self.lag.get_or_create(&labels).set(count(status.lag));
+            self.horizon.get_or_create(&labels).set(count(status.horizon.get()));
+            self.persisted_end.get_or_create(&labels).set(count(status.persisted_end.get()));
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string cannot fail");
+        text
+    }
+}

@@ -1,0 +1,143 @@
+//! The HTTP API of a serving node: the contract of DESIGN §4, written out in docs/http-api.md.
+//!
+//! * In: connections. Out: answers, each naming the logical time that it speaks of.
+//! * `accept` is the one place where a connection comes in, `guard` the one where a request is authorised, `router` finds
+//!   the handler; `extract` reads requests, `errors` writes refusals; `reads` is consistency.
+//! * Built on hyper itself: keys are raw path bytes, and a general router would decode them.
+//! * Invariant: nothing here decides an order; the log does.
+
+mod accept;
+mod batch;
+mod body;
+mod cursor;
+mod errors;
+mod extract;
+mod feed;
+mod feed_reader;
+mod guard;
+mod headers;
+mod key_places;
+mod kv;
+mod metrics;
+mod ops;
+mod reads;
+mod router;
+mod scan;
+mod status;
+mod txn;
+mod wire;
+
+pub(crate) use accept::run;
+
+use crate::node::ServingNodeConfig;
+use crate::partitions::Partitions;
+pub use body::ResponseBody;
+
+use body::RequestBody;
+use bytes::Bytes;
+use duramen_common::ProblemKind;
+use duramen_common::log::Log;
+use duramen_common::seams::Seams;
+use errors::Failure;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{Semaphore, watch};
+
+/// Digests that are computed at once; each reads a whole partition.
+const DIGESTS_MAX: usize = 1;
+/// Scans that read at once; each holds up to a page of every partition.
+const SCANS_MAX: usize = 16;
+
+/// What all handlers share.
+pub(crate) struct Api {
+    config: ServingNodeConfig,
+    log: Arc<dyn Log>,
+    seams: Seams,
+    guard: guard::Guard,
+    /// There once the log has said what the cluster is.
+    partitions: OnceLock<Partitions>,
+    metrics: metrics::Metrics,
+    feeds: Arc<Semaphore>,
+    digests: Semaphore,
+    scans: Semaphore,
+    leaders: Mutex<Option<status::Leaders>>,
+    key_places: key_places::KeyPlaces,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    pub(crate) fn new(
+        config: ServingNodeConfig,
+        bound: SocketAddr,
+        log: Arc<dyn Log>,
+        seams: Seams,
+        stopping: watch::Receiver<bool>,
+    ) -> Api {
+        let advertised_addr = config.advertised_addr.clone().unwrap_or_else(|| bound.to_string());
+        Api {
+            guard: guard::Guard::new(bound, advertised_addr, config.allowed_origins.clone()),
+            feeds: Arc::new(Semaphore::new(config.feeds_max)),
+            digests: Semaphore::new(DIGESTS_MAX),
+            scans: Semaphore::new(SCANS_MAX),
+            config,
+            log,
+            seams,
+            partitions: OnceLock::new(),
+            metrics: metrics::Metrics::new(),
+            leaders: Mutex::new(None),
+            key_places: key_places::KeyPlaces::default(),
+            stopping,
+        }
+    }
+
+    /// Answers a request that came by another way than a connection.
+    pub(crate) async fn answer(&self, request: Request<Bytes>) -> Response<ResponseBody> {
+        let whole = |body: Bytes| RequestBody::Full((!body.is_empty()).then_some(body));
+        router::answer(self, request.map(whole)).await
+    }
+
+    /// From now on the API serves.
+    pub(crate) fn open(&self, partitions: Partitions) {
+        let _ = self.partitions.set(partitions);
+    }
+
+    /// The partitions, once they are there.
+    fn partitions(&self) -> Result<&Partitions, Failure> {
+        self.partitions.get().ok_or_else(|| Failure::starting("this node is starting: it has not reached the log yet"))
+    }
+
+    /// The partitions, for a write: while they are not there, nothing can have been appended.
+    fn partitions_to_write(&self) -> Result<&Partitions, Failure> {
+        let starting = "this node is starting and has not reached the log yet: nothing was appended, ask another node";
+        self.partitions.get().ok_or_else(|| Failure::new(ProblemKind::NoLeader, starting))
+    }
+
+    /// As [`Api::partitions`], for those who do without.
+    pub(crate) fn served(&self) -> Option<&Partitions> {
+        self.partitions.get()
+    }
+
+    fn open_feeds(&self) -> usize {
+        self.config.feeds_max - self.feeds.available_permits()
+    }
+}
+
+/// Resolves when the node stops.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// An answer of JSON.
+fn json<T: Serialize>(body: &T) -> Response<ResponseBody> {
+    let body = serde_json::to_vec(body).expect("answers are plain JSON");
+    let mut response = Response::new(ResponseBody::full(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

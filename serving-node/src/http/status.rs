@@ -1,0 +1,174 @@
+//! How this node is doing: `/v1/status`, `/v1/partitions/{p}/digest`, `/healthz`, `/readyz`, `/metrics`.
+//!
+//! * Invariant: these answer while the log cannot be reached; what is not known is null.
+//! * Source: DESIGN §4.
+
+use super::Api;
+use super::body::ResponseBody;
+use super::errors::Failure;
+use super::extract::Query;
+use super::headers::{LOG_TIMESTAMP, token_value};
+use super::reads::{ReadOptions, position_served};
+use crate::partitions::Partitions;
+use crate::view::Progress;
+use bytes::Bytes;
+use duramen_common::{HistoryId, NodeId, PartitionId, ProblemKind};
+use hyper::Response;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
+use serde::Serialize;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Who leads what is asked again after this long.
+const LEADERS_FRESH: Duration = Duration::from_millis(200);
+/// And for no longer than this.
+const LEADERS_TIMEOUT: Duration = Duration::from_millis(500);
+
+#[derive(Serialize)]
+struct Status<'a> {
+    node: &'a str,
+    history: String,
+    partitions: Vec<PartitionStatus>,
+}
+
+#[derive(Serialize)]
+struct PartitionStatus {
+    partition: PartitionId,
+    leader: Option<NodeId>,
+    committed_end: u64,
+    applied_end: Option<u64>,
+    lag: u64,
+    horizon: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    catching_up: Option<CatchingUp>,
+}
+
+#[derive(Serialize)]
+struct CatchingUp {
+    records: u64,
+    records_per_s: f64,
+    remaining: u64,
+}
+
+impl From<Progress> for CatchingUp {
+    fn from(progress: Progress) -> CatchingUp {
+        let Progress { records, rate_per_s, remaining } = progress;
+        CatchingUp { records, records_per_s: rate_per_s, remaining }
+    }
+}
+
+#[derive(Serialize)]
+struct Digest {
+    partition: PartitionId,
+    applied_end: u64,
+    digest: String,
+}
+
+/// Who leads each partition, and when that was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaders {
+    asked: Instant,
+    leaders: Vec<Option<NodeId>>,
+}
+
+/// `GET /v1/status`
+pub(crate) async fn status(api: &Api, partitions: &Partitions) -> Result<Response<ResponseBody>, Failure> {
+    let leaders = leaders(api).await;
+    let partition_statuses = partitions.iter().map(|view| {
+        let status = view.status();
+        PartitionStatus {
+            partition: view.partition(),
+            leader: leaders.get(usize::from(view.partition().get())).copied().flatten(),
+            committed_end: status.committed_end.get(),
+            applied_end: status.applied_end.map(duramen_common::Offset::get),
+            lag: status.lag,
+            horizon: status.horizon.get(),
+            catching_up: status.catching_up.map(CatchingUp::from),
+        }
+    });
+    Ok(super::json(&Status {
+        node: &api.config.name,
+        history: partitions.history().to_string(),
+        partitions: partition_statuses.collect(),
+    }))
+}
+
+async fn leaders(api: &Api) -> Vec<Option<NodeId>> {
+    let known = api.leaders.lock().clone();
+    if let Some(known) = known.filter(|known| known.asked.elapsed() < LEADERS_FRESH) {
+        return known.leaders;
+    }
+    let asked = Instant::now();
+    let leaders = match tokio::time::timeout(LEADERS_TIMEOUT, api.log.cluster(LEADERS_TIMEOUT)).await {
+        Ok(Ok(cluster)) => cluster.leaders,
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    };
+    *api.leaders.lock() = Some(Leaders { asked, leaders: leaders.clone() });
+    leaders
+}
+
+/// `GET /v1/partitions/{p}/digest`: of what is here, or with a token at least of that position.
+pub(crate) async fn digest(
+    api: &Api,
+    partitions: &Partitions,
+    parts: &Parts,
+    raw_partition: &str,
+) -> Result<Response<ResponseBody>, Failure> {
+    let view = raw_partition.parse().ok().and_then(|partition| partitions.get(partition)).ok_or_else(|| {
+        Failure::new(ProblemKind::NotFound, format!("this cluster has partitions 0 to {}", partitions.count() - 1))
+    })?;
+    let query = Query::parse(parts.uri.query())?;
+    let options = ReadOptions::parse(api, partitions, &parts.headers, &query, None)?;
+    let is_asked = options.token.is_some() || query.one("consistency")?.is_some();
+    let wanted = if is_asked { options.wait_for(view).await? } else { duramen_common::Offset::ZERO };
+    let view = view.clone();
+    let computing = api.digests.acquire().await;
+    let computing_view = view.clone();
+    let computed = api.seams.threads.run(move || computing_view.digest()).await;
+    drop(computing);
+    let partition = view.partition();
+    let read = computed.map_err(|_| Failure::starting("the digest was cut off: this node is stopping"))?;
+    let read = read.map_err(|error| Failure::of_read(&error))?;
+    ReadOptions::check_read(&view, wanted, read.applied_end)?;
+    let history: HistoryId = partitions.history();
+    let digest = read.value.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut response = super::json(&Digest { partition, applied_end: read.applied_end.get(), digest });
+    let position = position_served(history, partition, read.applied_end);
+    response.headers_mut().insert(LOG_TIMESTAMP, token_value(&position));
+    Ok(response)
+}
+
+/// `GET /healthz`: this process answers.
+pub(crate) fn healthz() -> Response<ResponseBody> {
+    text("ok\n")
+}
+
+/// `GET /readyz`: this node has caught up once since it started, and is not stopping.
+pub(crate) fn readyz(api: &Api) -> Result<Response<ResponseBody>, Failure> {
+    let partitions = api.partitions()?;
+    if *api.stopping.borrow() {
+        return Err(Failure::starting("this node is stopping: ask another node"));
+    }
+    if partitions.is_ready() {
+        return Ok(text("ready\n"));
+    }
+    let lag: u64 = partitions.iter().map(|view| view.status().lag).sum();
+    Err(Failure::starting("this node is catching up with the log").with("lag", lag))
+}
+
+/// `GET /metrics`
+pub(crate) fn metrics(api: &Api) -> Response<ResponseBody> {
+    let text = api.metrics.to_text(api.served(), api.open_feeds());
+    let mut response = Response::new(ResponseBody::full(Bytes::from(text)));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    response
+}
+
+fn text(text: &'static str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(Bytes::from_static(text.as_bytes())));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,64 @@
+//! The index: an ordered map of bytes on disk that holds what was applied, behind a trait: sled, fjall, memory.
+//!
+//! * In: sorted, deduplicated batches of writes, each applied whole or not at all. Out: values, ranges.
+//! * `layout` says what the bytes mean; `marker` and `store` decide at start whether what is found may be used.
+//! * Invariant: disposable. Whatever is wrong with it, it is wiped and replayed from the log, and the node says so.
+//! * Deliberately absent: snapshots. Iterators of sled are none, so that a consistent page is the view's work.
+//! * Source: DESIGN D8; docs/formats.md "Index"; ADR 0009.
+
+#[cfg(feature = "fjall")]
+mod fjall;
+pub(crate) mod layout;
+mod marker;
+mod memory;
+mod sled;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use store::{IndexStore, StoreConfig};
+pub use store::{StoreError, WipeReason};
+
+use bytes::Bytes;
+use std::ops::{Bound, ControlFlow};
+
+/// Why the index did not do it. Final: the node stops, and the next start wipes the index.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {action} failed: {reason}")]
+pub struct IndexError {
+    /// Which index.
+    pub kind: &'static str,
+    /// What was tried.
+    pub action: &'static str,
+    /// What it said.
+    pub reason: String,
+}
+
+/// Writes that are applied together: keys ascending, each once; `None` removes.
+pub type Writes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Is shown each key and value of a range, and says whether to go on.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// An ordered map of bytes.
+///
+/// 1. `write` is atomic, also across a kill of the process: all of it is found afterwards, or nothing.
+/// 2. A finished `write` is seen by every later `get` and `range`.
+/// 3. Writes of which nobody called `sync` may be lost when the machine stops, and the files may be damaged then.
+/// 4. `range` visits keys in ascending order of bytes; it is no snapshot: the caller keeps writers out.
+pub trait Index: Send + Sync + 'static {
+    /// A key's value.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, IndexError>;
+
+    /// Visits keys in order until told to break.
+    fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, visit: Visit<'_>) -> Result<(), IndexError>;
+
+    /// Applies writes, all or none.
+    fn write(&self, writes: Writes) -> Result<(), IndexError>;
+
+    /// Brings everything written onto the medium.
+    fn sync(&self) -> Result<(), IndexError>;
+
+    /// Whether a call may block on a disk.
+    fn blocks(&self) -> bool;
+}

@@ -1,0 +1,87 @@
+//! One suite for every index: the contract of `Index`, rule by rule. A kill in the middle of writes: `tests/index_kills.rs`.
+
+use super::{Index, Writes};
+use crate::partitions::IndexKind;
+use crate::testing::FolderIndex;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+fn kinds() -> Vec<IndexKind> {
+    let mut kinds = vec![IndexKind::Memory, IndexKind::Sled];
+    kinds.extend(cfg!(feature = "fjall").then_some(IndexKind::Fjall));
+    kinds
+}
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn contents(index: &dyn Index, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        found.push((key.to_vec(), value.to_vec()));
+        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    index.range(start, end, &mut visit).unwrap();
+    found
+}
+
+fn batches() -> impl Strategy<Value = Vec<BTreeMap<Vec<u8>, Option<Vec<u8>>>>> {
+    let key = proptest::collection::vec(prop_oneof![Just(0u8), Just(255), any::<u8>()], 1..4);
+    let value = proptest::option::weighted(0.7, proptest::collection::vec(any::<u8>(), 0..40));
+    proptest::collection::vec(proptest::collection::btree_map(key, value, 0..20), 0..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Rules 2 and 4, and a reopening after a clean stop. Method: random batches against a map.
+    #[test]
+    fn every_index_is_an_ordered_map(batches in batches(), low: Vec<u8>, high: Vec<u8>) {
+        for kind in kinds() {
+            let folder = tempfile::tempdir().unwrap();
+            let store = FolderIndex::open(folder.path(), kind);
+            let mut model = Model::new();
+            for batch in &batches {
+                let writes: Writes = batch.clone().into_iter().collect();
+                for (key, value) in batch {
+                    match value {
+                        Some(value) => drop(model.insert(key.clone(), value.clone())),
+                        None => drop(model.remove(key)),
+                    }
+                }
+                store.index().write(writes).unwrap();
+                for key in batch.keys() {
+                    let found = store.index().get(key).unwrap().map(|value| value.to_vec());
+                    prop_assert_eq!(found.as_ref(), model.get(key));
+                }
+            }
+            let all: Vec<_> = model.clone().into_iter().collect();
+            let first: Vec<_> = all.iter().take(3).cloned().collect();
+            prop_assert_eq!(contents(&**store.index(), Bound::Unbounded, Bound::Unbounded, usize::MAX), all.clone());
+            prop_assert_eq!(contents(&**store.index(), Bound::Unbounded, Bound::Unbounded, 3), first);
+            if low < high {
+                let within: Vec<_> = all.iter().filter(|(key, _)| *key > low && *key <= high).cloned().collect();
+                let found = contents(&**store.index(), Bound::Excluded(&low), Bound::Included(&high), usize::MAX);
+                prop_assert_eq!(found, within);
+            }
+            if kind != IndexKind::Memory {
+                store.close_clean();
+                drop(store);
+                let store = FolderIndex::open(folder.path(), kind);
+                prop_assert_eq!(contents(&**store.index(), Bound::Unbounded, Bound::Unbounded, usize::MAX), all);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_values_survive_a_reopening() {
+    for kind in kinds().into_iter().filter(|&kind| kind != IndexKind::Memory) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderIndex::open(folder.path(), kind);
+        let value = vec![7; 1 << 20];
+        store.index().write(vec![(b"large".to_vec(), Some(value.clone()))]).unwrap();
+        store.close_clean();
+        drop(store);
+        assert_eq!(FolderIndex::open(folder.path(), kind).index().get(b"large").unwrap().unwrap(), value);
+    }
+}
