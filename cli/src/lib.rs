@@ -1,0 +1,78 @@
+//! The `duramen` program: a dev cluster, the node roles, key-value commands, loading, operations.
+//!
+//! * In: arguments, `DURAMEN_…` variables, a TOML file for the node roles. Out: answers on stdout, logs and progress on
+//!   stderr, an exit code: 0, 1 (failed), 2 (usage), 3 (the outcome of a write is unknown).
+//! * Invariant: whatever fails ends in one clear line on stderr that says what to do ([`failure::Failure`]).
+//! * Deliberately absent: everything that a library user would need; that is in the rooms below.
+
+pub mod args;
+pub mod bench;
+pub mod failure;
+pub mod http;
+pub mod kv;
+pub mod load;
+pub mod log_commands;
+pub mod logging;
+pub mod node;
+pub mod output;
+pub mod signals;
+pub mod status;
+
+use args::{Command, Duramen};
+use clap::Parser as _;
+use failure::Failure;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the program with these arguments (the first is the program's name) and says how it ended.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = match Duramen::try_parse_from(args) {
+        Ok(parsed) => parsed,
+        // Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match start(parsed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn start(parsed: Duramen) -> Result<(), Failure> {
+    logging::install(parsed.log.as_deref(), parsed.command.log_default())?;
+    match parsed.command {
+        Command::Dev(args) => on_threads(args.threads(), node::dev::run(args)),
+        Command::LogNode(args) => {
+            let plan = args.plan()?;
+            on_threads(plan.threads, node::roles::run_log_node(plan))
+        }
+        Command::ServingNode(args) => {
+            let plan = args.plan()?;
+            on_threads(plan.threads, node::roles::run_serving_node(plan))
+        }
+        Command::Put(args) => on_threads(1, kv::put(args)),
+        Command::Get(args) => on_threads(1, kv::get(args)),
+        Command::Delete(args) => on_threads(1, kv::delete(args)),
+        Command::Scan(args) => on_threads(1, kv::scan(args)),
+        Command::Watch(args) => on_threads(1, kv::watch(args)),
+        Command::Log(args) => on_threads(1, log_commands::run(args)),
+        Command::Status(args) => on_threads(1, status::run(args)),
+        Command::Load(args) => on_threads(1, load::run(args)),
+        Command::Verify(args) => on_threads(1, load::verify::run(args)),
+        Command::Bench(args) => on_threads(1, bench::run(args)),
+    }
+}
+
+fn on_threads(worker_threads: usize, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start {worker_threads} threads: {error}")))?;
+    let ended = runtime.block_on(command);
+    // A blocking read of the terminal or of a file must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}

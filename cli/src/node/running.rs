@@ -1,0 +1,130 @@
+//! A node from its plan to its end: builds the room's configuration, starts it, watches over it, stops it.
+//!
+//! * Invariant: a node that cannot go on is told as one [`Failure`]; nobody goes on as if it ran.
+
+use super::log_node::LogNodePlan;
+use super::serving_node::ServingNodePlan;
+use crate::failure::Failure;
+use duramen_client::log_client::{LogClient, LogClientConfig};
+use duramen_common::log::Log;
+use duramen_common::seams::Seams;
+use duramen_common::{HistoryId, NodeId};
+use duramen_log_service::node::{LogNode, LogNodeConfig, PeerConfig};
+use duramen_log_service::store::StoreConfig;
+use duramen_serving_node::partitions::PartitionsConfig;
+use duramen_serving_node::{ServingNode, ServingNodeConfig};
+use futures_util::future::{FutureExt as _, LocalBoxFuture, select_all};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a node that runs may take to say what its cluster is.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A log node that runs.
+pub struct RunningLogNode {
+    number: u64,
+    node: LogNode,
+}
+
+impl RunningLogNode {
+    /// Starts it. It may wait for its peers in the background.
+    pub async fn start(plan: LogNodePlan) -> Result<RunningLogNode, Failure> {
+        let number = plan.node;
+        let peer = |member: super::config::Member| PeerConfig {
+            node: NodeId::new(member.node),
+            rpc_addr: member.rpc_addr,
+            http_addr: member.http_addr,
+        };
+        let peers = plan.members.into_iter().map(peer).collect();
+        let store = StoreConfig { segment_bytes: plan.segment_mib * 1024 * 1024, ..StoreConfig::default() };
+        let config = LogNodeConfig {
+            store,
+            partitions: plan.partitions,
+            dedup_window: plan.dedup_window,
+            http_origins: plan.origins,
+            ..LogNodeConfig::new(NodeId::new(number), plan.data_dir, plan.rpc, plan.http, peers)
+        };
+        let node = LogNode::start(config, Seams::system())
+            .await
+            .map_err(|error| Failure::failed(format!("log node {number}: {error}")))?;
+        Ok(RunningLogNode { number, node })
+    }
+
+    /// Resolves when it cannot go on; else never.
+    pub async fn failed(&self) -> Failure {
+        Failure::failed(format!("log node {} cannot go on: {}", self.number, self.node.failed().await))
+    }
+
+    /// Ends it: what was acknowledged is on disk already.
+    pub async fn shutdown(self) {
+        self.node.shutdown().await;
+    }
+}
+
+/// A serving node that runs.
+pub struct RunningServingNode {
+    name: String,
+    node: ServingNode,
+    log: Arc<dyn Log>,
+}
+
+impl RunningServingNode {
+    /// Starts it. It waits for the log in the background.
+    pub async fn start(plan: ServingNodePlan) -> Result<RunningServingNode, Failure> {
+        let name = plan.name;
+        let seams = Seams::system();
+        let log: Arc<dyn Log> =
+            Arc::new(LogClient::over_tcp(LogClientConfig::new(plan.log_nodes), &name, seams.clone()));
+        let config = ServingNodeConfig {
+            name: name.clone(),
+            http_addr: plan.http,
+            advertised_addr: Some(plan.advertise_http),
+            partitions: PartitionsConfig {
+                data_dir: plan.data_dir,
+                index: plan.index.into(),
+                cache_bytes: plan.cache_bytes,
+                lag: Duration::from_millis(plan.lag_ms),
+                ..PartitionsConfig::default()
+            },
+            value_bytes_max: plan.value_bytes_max,
+            allowed_origins: plan.origins,
+            ..ServingNodeConfig::default()
+        };
+        let node = ServingNode::start(config, Arc::clone(&log), seams)
+            .await
+            .map_err(|error| Failure::failed(format!("serving node {name}: {error}")))?;
+        Ok(RunningServingNode { name, node, log })
+    }
+
+    /// Waits until it has caught up with the log once.
+    pub async fn ready(&self) {
+        self.node.ready().await;
+    }
+
+    /// Its cluster's history and number of partitions.
+    pub async fn cluster(&self) -> Result<(HistoryId, u16), Failure> {
+        let cluster = self.log.cluster(CLUSTER_TIMEOUT).await.map_err(|error| Failure::failed(error.to_string()))?;
+        Ok((cluster.history, cluster.partitions))
+    }
+
+    /// Resolves when it cannot go on; else never.
+    pub async fn failed(&self) -> Failure {
+        Failure::failed(format!("serving node {} cannot go on: {}", self.name, self.node.failed().await))
+    }
+
+    /// Ends it: requests under way, then the index.
+    pub async fn shutdown(self) {
+        self.node.shutdown().await;
+    }
+}
+
+/// Resolves when any of these nodes cannot go on; else never.
+pub async fn first_failure(log_nodes: &[RunningLogNode], serving_nodes: &[RunningServingNode]) -> Failure {
+    let mut failures: Vec<LocalBoxFuture<'_, Failure>> = Vec::new();
+    failures.extend(log_nodes.iter().map(|node| node.failed().boxed_local()));
+    failures.extend(serving_nodes.iter().map(|node| node.failed().boxed_local()));
+    if failures.is_empty() {
+        return std::future::pending().await;
+    }
+    select_all(failures).await.0
+}
