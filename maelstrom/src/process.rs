@@ -1,0 +1,188 @@
+//! `Process`: reads messages, hands them to whom they are for, sends answers.
+//!
+//! * Before `init` a process is nobody: messages wait. `init` makes it a node, which starts behind it.
+//! * Invariant: nothing here waits for a request: each has a task of its own, of which there are at most
+//!   [`REQUESTS_MAX`]; beyond, requests are refused.
+//! * A line that is no message is logged and passed over.
+
+use crate::failure::{Code, Failure};
+use crate::lines::Outbox;
+use crate::message::{self, Body, Message, answer};
+use crate::network::Network;
+use crate::node::{Node, Place};
+use crate::settings::{ANSWER_WITHIN, INIT_WITHIN, REQUESTS_MAX};
+use crate::workloads;
+use duramen_common::seams::Seams;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+/// Most messages that wait for `init`.
+const HELD_MAX: usize = 1024;
+
+/// What stands between the lines and the node.
+pub struct Process {
+    out: Outbox,
+    seams: Seams,
+    data_dir: Option<PathBuf>,
+    stage: Stage,
+    requests: JoinSet<()>,
+}
+
+enum Stage {
+    Nobody { held: Vec<Message> },
+    Node { node: Arc<Node>, network: Network, init: Init },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Init {
+    node_id: String,
+    node_ids: Vec<String>,
+}
+
+impl Process {
+    /// A process that is nobody yet. `data_dir` is where its log is kept; a temporary folder, if nowhere.
+    #[must_use]
+    pub fn new(out: Outbox, seams: Seams, data_dir: Option<PathBuf>) -> Process {
+        Process { out, seams, data_dir, stage: Stage::Nobody { held: Vec::new() }, requests: JoinSet::new() }
+    }
+
+    /// Runs until there is no more input, `end` comes, or the node cannot go on.
+    pub async fn run(mut self, mut lines: mpsc::Receiver<Vec<u8>>, end: impl Future<Output = ()>) -> io::Result<()> {
+        let mut end = std::pin::pin!(end);
+        let ended = loop {
+            let node = match &self.stage {
+                Stage::Node { node, .. } => Some(Arc::clone(node)),
+                Stage::Nobody { .. } => None,
+            };
+            let failed = async move {
+                match node {
+                    Some(node) => node.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                line = lines.recv() => match line {
+                    Some(line) => self.take_line(&line),
+                    None => break Ok(()),
+                },
+                Some(_) = self.requests.join_next(), if !self.requests.is_empty() => {}
+                reason = failed => break Err(io::Error::other(reason)),
+                () = &mut end => break Ok(()),
+            }
+        };
+        self.requests.shutdown().await;
+        if let Stage::Node { node, .. } = self.stage {
+            node.shutdown().await;
+        }
+        ended
+    }
+
+    fn take_line(&mut self, line: &[u8]) {
+        match Message::parse(line) {
+            Ok(message) => self.take(message),
+            Err(error) => {
+                let shown: String = String::from_utf8_lossy(line).chars().take(200).collect();
+                tracing::warn!(%error, line = shown, "passed over");
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        if message.kind() == "init" {
+            return self.init(message);
+        }
+        match &mut self.stage {
+            Stage::Nobody { held } if held.len() < HELD_MAX => held.push(message),
+            Stage::Nobody { .. } => tracing::warn!("too many messages before init: one was passed over"),
+            Stage::Node { network, init, .. } if Network::is_ours(message.kind()) => {
+                if init.node_ids.contains(&message.src) && message.dest == init.node_id {
+                    network.receive(message);
+                } else {
+                    tracing::warn!(src = message.src, dest = message.dest, "no message between nodes: passed over");
+                }
+            }
+            Stage::Node { init, .. } if message.dest != init.node_id => {
+                let text = format!("this is node {}", init.node_id);
+                self.refuse(&message, Failure::new(Code::NodeNotFound, text));
+            }
+            Stage::Node { node, .. } => {
+                let (node, deadline) = (Arc::clone(node), Instant::now() + ANSWER_WITHIN);
+                self.answer(&message.clone(), async move { workloads::serve(&node, message, deadline).await });
+            }
+        }
+    }
+
+    /// Makes this process a node; or says again that it is.
+    fn init(&mut self, message: Message) {
+        let asked = match message.clone().read::<Init>() {
+            Ok(asked) => asked,
+            Err(failure) => return self.refuse(&message, failure),
+        };
+        let (node, held) = match &mut self.stage {
+            Stage::Node { node, init, .. } if *init == asked => (Arc::clone(node), Vec::new()),
+            Stage::Node { init, .. } => {
+                let text = format!("this is node {} already", init.node_id);
+                return self.refuse(&message, Failure::malformed(text));
+            }
+            Stage::Nobody { held } => {
+                let place = match Place::new(&asked.node_id, &asked.node_ids, self.data_dir.as_deref()) {
+                    Ok(place) => place,
+                    Err(failure) => return self.refuse(&message, failure),
+                };
+                let held = std::mem::take(held);
+                let network = Network::new(&asked.node_id, self.out.clone(), &*self.seams.entropy);
+                let node = Arc::new(Node::start(place, network.clone(), self.seams.clone()));
+                self.stage = Stage::Node { node: Arc::clone(&node), network, init: asked };
+                (node, held)
+            }
+        };
+        self.answer(&message, async move {
+            match timeout(INIT_WITHIN, node.ready()).await {
+                Ok(Err(reason)) => Err(Failure::new(Code::Crash, reason)),
+                // What comes before this node is ready waits.
+                Ok(Ok(())) | Err(_) => Ok(answer("init_ok", Value::Null)),
+            }
+        });
+        for message in held {
+            self.take(message);
+        }
+    }
+
+    /// Works on a request, and answers it.
+    fn answer(&mut self, message: &Message, work: impl Future<Output = Result<Body, Failure>> + Send + 'static) {
+        if self.requests.len() >= REQUESTS_MAX {
+            return self.refuse(message, Failure::unavailable("too many requests are under way"));
+        }
+        let (out, from, to) = (self.out.clone(), message.dest.clone(), message.src.clone());
+        let msg_id = message.msg_id();
+        self.requests.spawn(async move {
+            let (in_reply_to, result) = match msg_id {
+                Ok(msg_id) => (msg_id, work.await),
+                Err(failure) => (None, Err(failure)),
+            };
+            out.send(reply(&from, &to, in_reply_to, result)).await;
+        });
+    }
+
+    /// Refuses a request at once, without keeping anything for it: where nobody reads answers, this one is lost.
+    fn refuse(&self, message: &Message, failure: Failure) {
+        let line = reply(&message.dest, &message.src, message.msg_id().ok().flatten(), Err(failure));
+        if self.out.try_send(line).is_err() {
+            tracing::warn!(to = message.src, "an answer was lost: nobody reads");
+        }
+    }
+}
+
+fn reply(from: &str, to: &str, in_reply_to: Option<i64>, result: Result<Body, Failure>) -> Vec<u8> {
+    let mut body = result.unwrap_or_else(|failure| message::error(&failure));
+    if let Some(in_reply_to) = in_reply_to {
+        body.insert("in_reply_to".to_owned(), json!(in_reply_to));
+    }
+    Message::line(from, to, &body)
+}
