@@ -1,0 +1,74 @@
+//! A full disk: writes are refused by name, reads go on, and the node lives on when space returns.
+
+use crate::e2e;
+use duramen_tests::harness::cluster::{PATIENCE, Plan};
+use duramen_tests::harness::disk::SmallDisk;
+use duramen_tests::harness::http::kv;
+use duramen_tests::harness::{Answer, Cluster, until};
+use std::path::Path;
+
+fn small_disks(folder: &Path) -> Result<Vec<SmallDisk>, String> {
+    (1..=3).map(|number| SmallDisk::mount(&folder.join(format!("disk-{number}")), 320)).collect()
+}
+
+e2e! {
+    /// Goal: 507 `log-full` before anything breaks; reads go on; writes resume by themselves when there is space again.
+    /// Method: each log node has a tmpfs of 320 MiB with a ballast file; values of 512 KiB are put until refused; then the
+    /// ballast goes.
+    async fn a_full_disk_is_refused_by_name_and_survived(places: 1, seconds: 150) {
+        let folder = tempfile::TempDir::with_prefix("duramen-disks-").expect("a temporary folder");
+        let disks = match small_disks(folder.path()) {
+            Ok(disks) => disks,
+            Err(why) => return eprintln!("skipped: cannot mount small file systems here ({why}); needs root"),
+        };
+        for disk in &disks {
+            disk.fill_but(220 << 20).expect("room for the ballast");
+        }
+        let log_data = disks.iter().map(|disk| disk.at.join("data")).collect();
+        let mut cluster = Cluster::start(Plan { partitions: 1, log_data, ..Plan::default() }).await;
+        let http = cluster.http(0);
+        let mut acknowledged = Vec::new();
+        let refused: Answer = loop {
+            let number = acknowledged.len();
+            let value = vec![number as u8; 512 << 10];
+            let answer = http.put(kv(format!("big/{number}")), value).wait(10).ok().await;
+            match answer.status {
+                204 => acknowledged.push(answer.version()),
+                507 => break answer.expect_problem(507, "log-full"),
+                // A write that met the end of the space may have no certain outcome.
+                503 => assert_eq!(answer.problem(), "outcome-unknown", "{answer}"),
+                _ => panic!("{answer}"),
+            }
+            assert!(number < 700, "320 MiB hold no 350 MiB");
+        };
+        assert!(refused.header("retry-after").is_some(), "{refused}");
+        assert!(acknowledged.len() > 4, "refused after {} values only", acknowledged.len());
+        for (number, version) in acknowledged.iter().enumerate() {
+            for node in 0..2 {
+                let read = cluster.http(node).get(kv(format!("big/{number}"))).wait(20).expect(200).await;
+                assert!(read.version() == *version && read.body.len() == 512 << 10, "value {number} at node {node}");
+            }
+        }
+        for number in 0..3 {
+            cluster.log[number].check_alive().unwrap_or_else(|ended| panic!("a full disk ended a node: {ended}"));
+        }
+        for disk in &disks {
+            disk.free().expect("the ballast can go");
+        }
+        until("writes to resume by themselves", PATIENCE, || async {
+            let answer = http.put(kv("again"), "there is space").wait(5).send().await.map_err(|e| e.to_string())?;
+            if answer.status == 204 { Ok(()) } else { Err(answer.to_string()) }
+        })
+        .await;
+        // And what was written on a full disk survives a restart.
+        for number in 0..3 {
+            cluster.log[number].kill();
+            cluster.start_log(number);
+            cluster.wait_log_ready(number).await;
+        }
+        http.put(kv("restarted"), "yes").wait(20).expect(204).await;
+        let last = acknowledged.len() - 1;
+        assert_eq!(http.get(kv(format!("big/{last}"))).expect(200).await.version(), acknowledged[last]);
+        drop(cluster);
+    }
+}
