@@ -274,3 +274,49 @@ fn segments_of_another_store_are_refused() {
     let store = Store::open(folder, other, config(), entropy, SyncMode::Manual).unwrap();
     assert!(matches!(store.open_partition(PARTITION), Err(StoreError::Foreign { .. })));
 }
+
+/// A stopped store whose first segment holds entries 0 to 7, of which the second replaced those from 4 on.
+fn replaced() -> (MemDisk, PathBuf, Vec<LogEntry>) {
+    let disk = MemDisk::new();
+    let (store, log) = open(&disk).unwrap();
+    for index in 0..8 {
+        append(&log, vec![entry(1, index, 2)]);
+    }
+    store.step();
+    log.truncate_after(Some(EntryId { term: 1, index: 3 })).unwrap();
+    append(&log, vec![entry(2, 4, 1), entry(2, 5, 1)]);
+    store.step();
+    let entries = all(&log);
+    store.close();
+    drop((store, log));
+    (disk.clone(), segments(&disk).remove(0), entries)
+}
+
+/// Goal: damage in what a later segment replaced keeps nobody from starting or reading, and damage before it is
+/// found. Method: each byte of a closed segment behind its header; entries are read from the files, not from memory.
+#[test]
+fn damage_in_what_was_replaced_is_none() {
+    let (disk, path, entries) = replaced();
+    let bytes = disk.bytes(&path);
+    let is_entry = |start: &usize| parse_head(&bytes[*start..]).unwrap().kind.is_entry();
+    let starts = frames(&bytes).into_iter().map(|(start, _)| start);
+    let first_replaced = starts.filter(is_entry).nth(4).unwrap();
+    for position in crate::store::frame::SEGMENT_HEADER_BYTES..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 0x5a;
+        disk.crash(0);
+        disk.put(&path, &damaged);
+        let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
+        let entropy = Arc::new(CountingEntropy(AtomicU64::new(1 + disk.call_count() * 1_000_000)));
+        let small_cache = StoreConfig { cache_bytes_partition_max: 0, ..config() };
+        let store = Store::open(folder, identity(), small_cache, entropy, SyncMode::Manual).unwrap();
+        let is_found = store.damage(PARTITION).unwrap().is_some();
+        assert_eq!(is_found, position < first_replaced, "byte {position}; from {first_replaced} on all is replaced");
+        if !is_found {
+            let log = store.open_partition(PARTITION).unwrap();
+            assert_eq!(all(&log), entries, "byte {position}");
+            let batches = log.read_from(duramen_common::ids::Offset::ZERO, log.ends().append_end, usize::MAX).unwrap();
+            assert_eq!(batches.len(), entries.len(), "byte {position}");
+        }
+    }
+}
