@@ -297,6 +297,19 @@ pub fn parse_prefix(payload: &[u8]) -> (EntryId, Offset) {
     (id, Offset::new(u64_at(payload, 16)))
 }
 
+/// An entry's payload as it stands in a file when its first record is at that offset.
+#[must_use]
+pub fn entry_payload(entry: &LogEntry, first_offset: Offset) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(ENTRY_PREFIX_BYTES + entry.body.bytes_len());
+    payload.extend_from_slice(&entry_prefix(entry.id, first_offset));
+    match &entry.body {
+        EntryBody::Batch(batch) => payload.extend_from_slice(batch.clone().at(first_offset).bytes()),
+        EntryBody::Membership(bytes) => payload.extend_from_slice(bytes),
+        EntryBody::Blank => {}
+    }
+    payload
+}
+
 /// The frame kind of a body, and its bytes.
 #[must_use]
 pub fn body_bytes(body: &EntryBody) -> (FrameKind, &[u8]) {

@@ -24,6 +24,7 @@ mod partition;
 mod read;
 pub mod recover;
 mod repair;
+mod replace;
 mod segment;
 mod service;
 mod suspect;

@@ -11,7 +11,8 @@
 //! * Source: DESIGN D2 "Recovery"; docs/formats.md "Recovery".
 
 use super::frame::{
-    FrameHead, FrameKind, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader, parse_frame, parse_prefix, parse_state,
+    FrameHead, FrameKind, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader, parse_frame, parse_head, parse_prefix,
+    parse_state,
 };
 use super::types::SmallState;
 use duramen_common::planted::{Plant, is_planted};
@@ -74,41 +75,78 @@ pub enum Successors {
 
 /// Reads a whole segment, up to its first frame that does not verify.
 pub fn scan(bytes: &[u8], successors: Successors) -> Result<Scan, ScanError> {
-    let header = SegmentHeader::parse(bytes).map_err(|error| match error {
-        HeaderError::Format(found) => ScanError::Format(found),
-        HeaderError::Damaged(what) => ScanError::Damaged { position: 0, what, index: 0 },
-    })?;
-    let seed = header.seed();
-    let mut scan = Scan {
-        header,
-        frames: Vec::new(),
-        end: SEGMENT_HEADER_BYTES as u64,
-        durable_end: 0,
-        crc: seed,
-        next_index: header.base_index,
-        state: SmallState::default(),
-    };
-    let stopped = loop {
-        let rest = bytes.get(scan.end as usize..).unwrap_or_default();
-        if rest.is_empty() {
-            break None;
-        }
-        match next_frame(rest, seed, &mut scan) {
-            Ok(()) => {}
-            Err(what) => break Some(what),
-        }
-    };
+    let mut scan = begin(bytes)?;
+    let stopped = walk(bytes, &mut scan);
     if scan.frames.is_empty() {
         let what = stopped.unwrap_or("cut off before its start state");
         return Err(ScanError::Damaged { position: scan.end, what, index: scan.next_index });
     }
-    let refusal = match successors {
-        Successors::Some { live_end } => stopped.filter(|_| scan.next_index < live_end),
-        Successors::None => damage_below_durable(bytes, &scan, stopped),
-    };
-    match refusal {
+    match refusal(bytes, &scan, successors, stopped) {
         Some(what) => Err(ScanError::Damaged { position: scan.end, what, index: scan.next_index }),
         None => Ok(scan),
+    }
+}
+
+/// Reads a segment past one damaged entry, whose frame is left out: its index is `next_index` of the frames before it. `None` where
+/// more than that is damaged, or where it cannot be seen that it was an entry, and one.
+///
+/// A frame is taken for an entry, and for as long as it says, by a header that no checksum vouches for; what vouches for it is
+/// that another frame, or the end of the file, stands where it says that it ends. A small state behind the damage is found so,
+/// and no vote is lost.
+#[must_use]
+pub fn scan_past_entry(bytes: &[u8], successors: Successors) -> Option<Scan> {
+    let mut scan = begin(bytes).ok()?;
+    walk(bytes, &mut scan)?;
+    let damaged = parse_head(bytes.get(scan.end as usize..)?).ok()?;
+    if scan.frames.is_empty() || !damaged.kind.is_entry() {
+        return None;
+    }
+    scan.end += damaged.frame_bytes() as u64;
+    scan.next_index += 1;
+    let behind = bytes.get(scan.end as usize..)?;
+    if !behind.is_empty() {
+        scan.crc = parse_frame(behind, scan.header.seed()).ok()?.0.previous_crc;
+    }
+    let stopped = walk(bytes, &mut scan);
+    refusal(bytes, &scan, successors, stopped).is_none().then_some(scan)
+}
+
+/// A scan that has read the header.
+fn begin(bytes: &[u8]) -> Result<Scan, ScanError> {
+    let header = SegmentHeader::parse(bytes).map_err(|error| match error {
+        HeaderError::Format(found) => ScanError::Format(found),
+        HeaderError::Damaged(what) => ScanError::Damaged { position: 0, what, index: 0 },
+    })?;
+    Ok(Scan {
+        header,
+        frames: Vec::new(),
+        end: SEGMENT_HEADER_BYTES as u64,
+        durable_end: 0,
+        crc: header.seed(),
+        next_index: header.base_index,
+        state: SmallState::default(),
+    })
+}
+
+/// Takes frames into the scan as long as they verify; says why the next one does not, unless the bytes end there.
+fn walk(bytes: &[u8], scan: &mut Scan) -> Option<&'static str> {
+    let seed = scan.header.seed();
+    loop {
+        let rest = bytes.get(scan.end as usize..).unwrap_or_default();
+        if rest.is_empty() {
+            return None;
+        }
+        if let Err(what) = next_frame(rest, seed, scan) {
+            return Some(what);
+        }
+    }
+}
+
+/// Why a segment whose frames end here is refused.
+fn refusal(bytes: &[u8], scan: &Scan, successors: Successors, stopped: Option<&'static str>) -> Option<&'static str> {
+    match successors {
+        Successors::Some { live_end } => stopped.filter(|_| scan.next_index < live_end),
+        Successors::None => damage_below_durable(bytes, scan, stopped),
     }
 }
 

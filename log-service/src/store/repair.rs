@@ -9,16 +9,15 @@
 
 use super::StoreError;
 use super::frame::{
-    ENTRY_PREFIX_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, body_bytes, encode_frame,
-    entry_prefix, frame_bytes, parse_frame,
+    FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, body_bytes, encode_frame, entry_payload, frame_bytes,
+    parse_frame,
 };
 use super::open::{Found, read_whole, scan_error, survey};
 use super::recover::{FoundFrame, scan};
 use super::segment::Point;
 use super::service::Repair;
-use super::types::{Damage, EntryBody, LogEntry};
+use super::types::{Damage, LogEntry};
 use super::writer::{Place, SEGMENT_SUFFIX};
-use duramen_common::ids::Offset;
 
 /// Longest frame in which a single flipped bit is searched for. CRC32C's distance is 4 up to 5243 bits. Unit: bytes.
 const FLIP_SEARCH_BYTES_MAX: usize = 640;
@@ -118,7 +117,7 @@ fn restore(wound: &Wound, entry: Option<&LogEntry>) -> Option<Vec<u8>> {
         return restored.get(..head.frame_bytes()).map(<[u8]>::to_vec);
     }
     let entry = entry?;
-    let payload = payload_at(entry, offset);
+    let payload = entry_payload(entry, offset);
     let size = frame_bytes(payload.len());
     let recorded_here = u32::from_le_bytes(*rest.get(24..)?.first_chunk()?);
     let recorded_behind =
@@ -153,18 +152,6 @@ fn frames_before(header: &SegmentHeader, bytes: &[u8], position: usize) -> Vec<(
         frames.push((frame, at));
     }
     frames
-}
-
-/// An entry's payload as it stands in our files.
-fn payload_at(entry: &LogEntry, offset: Offset) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(ENTRY_PREFIX_BYTES + entry.body.bytes_len());
-    payload.extend_from_slice(&entry_prefix(entry.id, offset));
-    match &entry.body {
-        EntryBody::Batch(batch) => payload.extend_from_slice(batch.clone().at(offset).bytes()),
-        EntryBody::Membership(bytes) => payload.extend_from_slice(bytes),
-        EntryBody::Blank => {}
-    }
-    payload
 }
 
 /// The bytes with the one bit flipped that makes them fit.

@@ -5,13 +5,14 @@
 
 use super::partition::PartitionLog;
 use super::sync::SyncShared;
-use super::types::{Damage, LogEntry, StoreConfig, StoreIdentity, SyncMode};
+use super::types::{Damage, EntryId, LogEntry, StoreConfig, StoreIdentity, SyncMode};
 use super::writer::Place;
-use super::{StoreError, open, repair};
+use super::{StoreError, open, repair, replace};
 use crate::disk::{Disk, DiskLock};
 use duramen_common::ids::PartitionId;
 use duramen_common::seams::Entropy;
 use parking_lot::Mutex;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::task::AbortHandle;
@@ -176,6 +177,27 @@ impl Store {
     /// Restores the damaged frame at [`Damage::index`] from what a peer holds there. The partition must not be open.
     pub fn repair(&self, partition: PartitionId, entries: &[LogEntry]) -> Result<Repair, StoreError> {
         repair::repair(&self.place(partition), entries)
+    }
+
+    /// Indexes of which a peer's committed entries could stand in for ours, when the one that is damaged was perhaps never
+    /// committed: ask for all of them. `None` when they could not.
+    pub fn replaceable(&self, partition: PartitionId) -> Result<Option<Range<u64>>, StoreError> {
+        replace::span(&self.place(partition))
+    }
+
+    /// Puts a peer's entries, up to the last that it knows to be committed, in the place of ours from the first on that
+    /// differs or is damaged. `None` when they do not reach far enough to do so safely. The partition must not be open.
+    pub fn replace(
+        &self,
+        partition: PartitionId,
+        theirs: &[LogEntry],
+        committed: EntryId,
+    ) -> Result<Option<Repair>, StoreError> {
+        let place = self.place(partition);
+        if !replace::replace(&place, theirs, committed)? {
+            return Ok(None);
+        }
+        Ok(Some(repair::damage(&place)?.map_or(Repair::Whole, Repair::More)))
     }
 
     fn place(&self, partition: PartitionId) -> Place {

@@ -8,7 +8,10 @@
 //! * Source: DESIGN D2; docs/adr/0003-segment-store.md.
 
 use super::StoreError;
-use super::frame::{FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, encode_frame, encode_state, frame_bytes, seal};
+use super::frame::{
+    FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, body_bytes, encode_frame, encode_state, entry_payload, frame_bytes,
+    seal,
+};
 use super::segment::{Point, Segment};
 use super::types::{LogEntry, SmallState, StoreConfig, StoreIdentity};
 use crate::disk::Disk;
@@ -100,6 +103,18 @@ impl Place {
         previous: Option<(u64, u64)>,
         state: &SmallState,
     ) -> Result<Writer, StoreError> {
+        self.create_filled_segment(sequence, base, previous, state, &[])
+    }
+
+    /// The same, with entries in it that are as durable as the segment's name.
+    pub fn create_filled_segment(
+        &self,
+        sequence: u64,
+        base: Base,
+        previous: Option<(u64, u64)>,
+        state: &SmallState,
+        entries: &[LogEntry],
+    ) -> Result<Writer, StoreError> {
         let header = SegmentHeader {
             identity: self.identity,
             partition: self.partition,
@@ -121,24 +136,20 @@ impl Place {
         if free >= self.segment_bytes.saturating_add(self.config.reserve_bytes) {
             self.io("reserving", &unnamed, file.allocate(self.segment_bytes))?;
         }
-        let seed = header.seed();
-        let (frame, crc) =
-            encode_frame(FrameKind::State, &encode_state(state), seed, seed, SEGMENT_HEADER_BYTES as u64);
-        self.io("writing", &unnamed, file.write_at(&[&header.encode(), &frame], 0))?;
+        let (frames, filled) = first_frames(&header, base, state, entries);
+        self.io("writing", &unnamed, file.write_at(&[&header.encode(), &frames], 0))?;
         self.io("syncing", &unnamed, file.sync_data())?;
         let path = self.segment_path(sequence);
         self.io("renaming", &path, self.disk.rename(&unnamed, &path))?;
         self.io("syncing", &self.folder, self.disk.sync_dir(&self.folder))?;
         let allocated = self.io("measuring", &path, file.len())?;
-        let end = (SEGMENT_HEADER_BYTES + frame.len()) as u64;
-        let segment = Arc::new(Segment::new(header, file, path, end, true));
-        let at = Point { position: end, previous_crc: crc, ..segment.start() };
+        let segment = Arc::new(Segment::new(header, file, path, filled.position, true));
         Ok(Writer {
             place: self.clone(),
             segment,
-            at,
-            last_term: base.term,
-            durable: end,
+            at: filled,
+            last_term: entries.last().map_or(base.term, |last| last.id.term),
+            durable: filled.position,
             allocated,
             heads: Vec::new(),
             gathered_bytes: 0,
@@ -164,6 +175,34 @@ impl Place {
     }
 }
 
+/// What a segment has when it gets its name, and the place behind it: its start state; entries, and then a marker, without
+/// which damage to them would pass for a torn tail.
+fn first_frames(header: &SegmentHeader, base: Base, state: &SmallState, entries: &[LogEntry]) -> (Vec<u8>, Point) {
+    let seed = header.seed();
+    let mut frames = Vec::new();
+    let mut at =
+        Point { position: SEGMENT_HEADER_BYTES as u64, previous_crc: seed, index: base.index, offset: base.offset };
+    let mut push = |at: &mut Point, kind, payload: &[u8], durable_end| {
+        let (frame, crc) = encode_frame(kind, payload, seed, at.previous_crc, durable_end);
+        at.position += frame.len() as u64;
+        at.previous_crc = crc;
+        frames.extend_from_slice(&frame);
+    };
+    push(&mut at, FrameKind::State, &encode_state(state), SEGMENT_HEADER_BYTES as u64);
+    let durable_end = at.position;
+    for entry in entries {
+        let payload = entry_payload(entry, at.offset);
+        push(&mut at, body_bytes(&entry.body).0, &payload, durable_end);
+        at.index = entry.id.index + 1;
+        at.offset = at.offset.plus(entry.body.offset_count());
+    }
+    if !entries.is_empty() {
+        let durable_end = at.position;
+        push(&mut at, FrameKind::Marker, &[], durable_end);
+    }
+    (frames, at)
+}
+
 impl Writer {
     /// Where it writes.
     #[must_use]
@@ -187,7 +226,7 @@ impl Writer {
 
     /// Gathers an entry.
     pub fn entry(&mut self, entry: &LogEntry, first_offset: Offset) {
-        let (kind, body) = super::frame::body_bytes(&entry.body);
+        let (kind, body) = body_bytes(&entry.body);
         let prefix = super::frame::entry_prefix(entry.id, first_offset);
         let (head, crc, padding) =
             seal(kind, &[&prefix, body], self.segment.header.seed(), self.at.previous_crc, self.durable);

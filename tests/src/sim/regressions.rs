@@ -24,4 +24,9 @@ pub const REGRESSIONS: &[Regression] = &[
     met(2, "tail questions that get the answer of a round that began before them"),
     met(4, "a reader that gets the answer of a tail question that was sent before it came"),
     met(837, "damage in an entry that was replaced: a log node that did not start again"),
+    met(
+        14_188,
+        "damage in an entry in whose place its peers had committed another: a log node that did not start again",
+    ),
+    met(14_405, "the same, in its last segment"),
 ];

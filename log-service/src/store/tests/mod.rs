@@ -7,6 +7,7 @@ mod faults;
 mod fixture;
 mod ids;
 mod reading;
+mod replace;
 
 use super::{
     DataFolder, EntryBody, EntryId, LogEntry, PartitionLog, Store, StoreConfig, StoreError, StoreIdentity, SyncMode,
