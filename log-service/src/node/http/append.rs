@@ -9,6 +9,7 @@ use super::answer::{Refused, json, problem_of};
 use super::records::{Place, parse_line};
 use super::{Api, forward, text};
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -36,12 +37,12 @@ enum Form {
 /// Appends what the body holds.
 pub(super) async fn append(
     State(api): State<Api>,
-    Path(partition): Path<String>,
+    partition: PartitionPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
     let running = running(&api)?;
-    let partition = parse_partition(&partition)?;
+    let partition = parse_partition(partition)?;
     let here = running.partition(partition)?;
     let form = form_of(&headers)?;
     let wait = wait_of(&headers)?;
@@ -69,8 +70,13 @@ pub(super) fn running(api: &Api) -> Result<std::sync::Arc<crate::node::shared::R
     api.shared.running().ok_or_else(|| LogRefusal::Unavailable { reason: api.shared.stage() }.into())
 }
 
-pub(super) fn parse_partition(partition: &str) -> Result<PartitionId, Refused> {
-    partition.parse().map_err(|error| Problem::new(ProblemKind::NotFound, format!("{error}")).into())
+/// The partition in a path, which need not be text.
+pub(super) type PartitionPath = Result<Path<String>, PathRejection>;
+
+pub(super) fn parse_partition(partition: PartitionPath) -> Result<PartitionId, Refused> {
+    let not_found = |why: String| Refused::from(Problem::new(ProblemKind::NotFound, why));
+    let Path(partition) = partition.map_err(|error| not_found(error.body_text()))?;
+    partition.parse::<PartitionId>().map_err(|error| not_found(error.to_string()))
 }
 
 fn form_of(headers: &HeaderMap) -> Result<Form, Refused> {
@@ -152,10 +158,7 @@ fn appended(answer: &AppendAnswer, place: Place) -> Result<Response, Refused> {
     let mut first = None;
     let mut last = Offset::ZERO;
     for run in &answer.runs {
-        let AppendedRun::At { first_offset, count: run_count } = *run else {
-            let detail = "this Idempotency-Key was used for other records: use a new one";
-            return Err(Problem::new(ProblemKind::KeyReused, detail).into());
-        };
+        let AppendedRun::At { first_offset, count: run_count } = *run else { return Err(reused(answer, place).into()) };
         first.get_or_insert(first_offset);
         last = first_offset.plus(u64::from(run_count.saturating_sub(1)));
         count += run_count;
@@ -170,4 +173,53 @@ fn appended(answer: &AppendAnswer, place: Place) -> Result<Response, Refused> {
         response.headers_mut().insert(LOG_TIMESTAMP, value);
     }
     Ok(response)
+}
+
+/// The key was used for other records. A record under it that is not one of those is in the log all the same: which, the answer
+/// says, by their numbers in the body, from 0.
+fn reused(answer: &AppendAnswer, place: Place) -> Problem {
+    let mut appended = Vec::new();
+    let mut number = 0u64;
+    for run in &answer.runs {
+        let (AppendedRun::At { count, .. } | AppendedRun::KeyReused { count }) = *run;
+        if let AppendedRun::At { first_offset, .. } = *run {
+            appended.extend((0..u64::from(count)).map(|nth| {
+                let timestamp = Timestamp { partition: place.partition, offset: first_offset.plus(nth) };
+                let timestamp = SessionToken::of(place.history, timestamp).to_string();
+                serde_json::json!({"record": number + nth, "timestamp": timestamp})
+            }));
+        }
+        number += u64::from(count);
+    }
+    let detail = match appended.is_empty() {
+        true => "this Idempotency-Key was used for other records: use a new one. Nothing was appended",
+        false => {
+            "this Idempotency-Key was used for other records than some of these: send those again under a new one, but not \
+             the records that `appended` lists, which are in the log"
+        }
+    };
+    Problem::new(ProblemKind::KeyReused, detail).with("appended", appended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duramen_common::HistoryId;
+
+    /// Goal: a refusal of some records does not hide that others are in the log.
+    #[test]
+    fn a_reused_key_tells_what_was_appended_all_the_same() {
+        let place = Place { history: HistoryId::from_bits(0x00c7_f3a1), partition: PartitionId::new(0), partitions: 1 };
+        let appended = AppendedRun::At { first_offset: Offset::new(7), count: 2 };
+        let answer =
+            AppendAnswer { runs: vec![AppendedRun::KeyReused { count: 1 }, appended], committed_end: Offset::new(9) };
+        let problem = reused(&answer, place);
+        assert_eq!(problem.kind, ProblemKind::KeyReused);
+        let listed =
+            serde_json::json!([{"record": 1, "timestamp": "c7f3a1.0:7"}, {"record": 2, "timestamp": "c7f3a1.0:8"}]);
+        assert_eq!(problem.members["appended"], listed);
+        let nothing = AppendAnswer { runs: vec![AppendedRun::KeyReused { count: 3 }], ..answer };
+        let nothing = reused(&nothing, place);
+        assert!(nothing.detail.ends_with("Nothing was appended"), "{}", nothing.detail);
+    }
 }

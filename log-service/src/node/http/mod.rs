@@ -163,8 +163,9 @@ async fn health(State(api): State<Api>) -> Response {
     match failure {
         None => json(StatusCode::OK, &serde_json::json!({"status": "ok"})),
         Some(reason) => {
-            let body = serde_json::json!({"status": "failed", "reason": reason});
-            json(StatusCode::SERVICE_UNAVAILABLE, &body)
+            let detail = format!("this node cannot go on: {reason}; restart it");
+            let problem = Problem::new(ProblemKind::NoLeader, detail);
+            Refused::from(problem.with("reason", reason)).into_response()
         }
     }
 }
@@ -176,8 +177,9 @@ async fn readiness(State(api): State<Api>) -> Response {
     if is_ready {
         return json(StatusCode::OK, &serde_json::json!({"status": "ready"}));
     }
-    let body = serde_json::json!({"status": "not ready", "stage": api.shared.stage()});
-    json(StatusCode::SERVICE_UNAVAILABLE, &body)
+    let stage = api.shared.stage();
+    let problem = Problem::new(ProblemKind::NoLeader, format!("this node is not ready: {stage}"));
+    Refused::from(problem.with("stage", stage)).into_response()
 }
 
 async fn metrics(State(api): State<Api>) -> Response {

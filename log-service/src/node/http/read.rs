@@ -4,10 +4,10 @@
 //! * Source: DESIGN §4 "Log node".
 
 use super::answer::{Refused, json};
-use super::append::{LOG_TIMESTAMP, parse_partition, running};
+use super::append::{LOG_TIMESTAMP, PartitionPath, parse_partition, running};
 use super::records::{Place, write_lines};
 use super::{Api, forward};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -34,11 +34,11 @@ struct Page {
 /// Committed records from an offset on, a line each.
 pub(super) async fn records(
     State(api): State<Api>,
-    Path(partition): Path<String>,
+    partition: PartitionPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
     let running = running(&api)?;
-    let partition = parse_partition(&partition)?;
+    let partition = parse_partition(partition)?;
     let here = running.partition(partition)?;
     let page = parse_page(query.as_deref().unwrap_or_default())?;
     let place = Place { history: running.cluster.history, partition, partitions: running.cluster.partitions };
@@ -87,9 +87,9 @@ fn parse_page(query: &str) -> Result<Page, Refused> {
 }
 
 /// The end that the leader confirms.
-pub(super) async fn tail(State(api): State<Api>, Path(partition): Path<String>) -> Result<Response, Refused> {
+pub(super) async fn tail(State(api): State<Api>, partition: PartitionPath) -> Result<Response, Refused> {
     let running = running(&api)?;
-    let partition = parse_partition(&partition)?;
+    let partition = parse_partition(partition)?;
     let here = running.partition(partition)?;
     let committed_end = forward::tail(&api.shared, here, TAIL_TIMEOUT).await?.committed_end;
     let mut token = SessionToken::new(running.cluster.history);
