@@ -32,6 +32,12 @@ pub enum Failure {
         /// Retrying with it takes effect at most once.
         idempotency_key: String,
     },
+    /// A load was given up while batches of it may or may not have happened.
+    #[error("{what}; whether records after those are in is unknown")]
+    UnknownLoad {
+        /// What was met, and how much is certainly in.
+        what: String,
+    },
     /// Whoever read our output has gone: nothing more to say.
     #[error("nobody reads the output any more")]
     OutputClosed,
@@ -63,7 +69,7 @@ impl Failure {
         match self {
             Self::Failed { .. } => 1,
             Self::Usage { .. } => 2,
-            Self::UnknownOutcome { .. } => 3,
+            Self::UnknownOutcome { .. } | Self::UnknownLoad { .. } => 3,
             Self::OutputClosed => 0,
         }
     }

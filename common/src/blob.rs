@@ -2,6 +2,7 @@
 //!
 //! Source: DESIGN §4, "JSON keys and values".
 
+use crate::json::Object;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -28,7 +29,7 @@ impl Serialize for Blob {
 #[serde(untagged)]
 enum Form {
     Text(String),
-    Encoded(Encoded),
+    Encoded(Object<Encoded>),
 }
 
 #[derive(Deserialize)]
@@ -43,7 +44,7 @@ impl<'de> Deserialize<'de> for Blob {
             .map_err(|_| D::Error::custom("expected a string or {\"base64\": \"…\"}"))?;
         match form {
             Form::Text(text) => Ok(Blob(Bytes::from(text))),
-            Form::Encoded(encoded) => STANDARD
+            Form::Encoded(Object(encoded)) => STANDARD
                 .decode(encoded.base64)
                 .map(|bytes| Blob(Bytes::from(bytes)))
                 .map_err(|error| D::Error::custom(format!("not base64: {error}"))),
@@ -70,6 +71,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&Blob(Bytes::from_static("né".as_bytes()))).unwrap(), "\"né\"");
         assert_eq!(serde_json::to_string(&Blob(Bytes::from_static(&[0xff]))).unwrap(), "{\"base64\":\"/w==\"}");
         assert!(serde_json::from_str::<Blob>("17").is_err());
+        assert!(serde_json::from_str::<Blob>("[\"YQ==\"]").is_err());
         assert!(serde_json::from_str::<Blob>("{\"base64\":\"?\"}").is_err());
     }
 }

@@ -10,6 +10,8 @@ pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most operations in one batch or transaction; also most guards.
 pub const OPS_MAX: usize = 1000;
+/// Longest `Idempotency-Key`. Unit: bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Longest session token. Unit: bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Most data partitions in a cluster.

@@ -116,6 +116,13 @@ async fn reads(one: &Http, two: &Http) {
         let absent = http.get(kv("r-absent")).ok().await.expect_problem(404, "not-found");
         assert!(absent.header("log-timestamp").is_some() || absent.header("etag").is_none(), "{absent}");
     }
+    // Whoever would not wait is answered all the same: the leader is asked, and nothing is waited for to happen.
+    for number in 0..20 {
+        let _ = one.put(kv("r"), number.to_string()).header("prefer", "wait=0").expect(204).await;
+        let read = two.get(kv("r")).header("prefer", "wait=0").ok().await;
+        assert!(read.status == 200 && read.text() == number.to_string() || read.problem() == "behind", "{read}");
+        let _ = two.get(kv("r")).header("prefer", "wait=31").expect(200).await;
+    }
     let status = one.get("/v1/status").expect(200).await.json();
     assert!(status["node"].is_string() && status["history"].as_str().is_some_and(|h| h.len() == 6), "{status}");
     let partitions = status["partitions"].as_array().expect("partitions");

@@ -18,7 +18,7 @@ pub struct PutArgs {
     /// The key.
     key: String,
     /// The value; - or nothing reads it from stdin, as it is.
-    #[arg(default_value = "-")]
+    #[arg(default_value = "-", allow_negative_numbers = true)]
     value: String,
     /// Write only if the key is absent.
     #[arg(long, conflicts_with = "if_match")]

@@ -120,6 +120,9 @@ pub async fn run(args: LoadArgs) -> Result<(), Failure> {
     let so_far = format!("{} records are loaded (up to line {})", state.records, state.place.line);
     match ended {
         Ended::Stopped => return Err(Failure::failed(format!("stopped: {so_far}{go_on}"))),
+        Ended::Failed(Failure::UnknownLoad { what }) => {
+            return Err(Failure::UnknownLoad { what: format!("{what}: {so_far}{go_on}") });
+        }
         Ended::Failed(failure) => return Err(Failure::failed(format!("{failure}: {so_far}{go_on}"))),
         Ended::Whole => {}
     }

@@ -11,7 +11,7 @@ use super::source::Place;
 use crate::failure::Failure;
 use crate::http::{Http, HttpError};
 use bytes::Bytes;
-use duramen_common::{Problem, SessionToken};
+use duramen_common::{Problem, ProblemKind, SessionToken};
 use futures_util::future::BoxFuture;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
@@ -38,9 +38,16 @@ pub struct HttpSink {
 
 enum Attempt {
     Acknowledged(SessionToken),
-    /// Worth another try, and why.
-    Passing(String),
+    /// Worth another try.
+    Passing(Passing),
     Final(Failure),
+}
+
+/// Why a batch is not acknowledged yet.
+struct Passing {
+    why: String,
+    /// Ops of it may be in the log all the same.
+    is_unknown: bool,
 }
 
 #[derive(Deserialize)]
@@ -69,8 +76,9 @@ impl HttpSink {
         let sent = self.http.send(Method::POST, &format!("{url}/v1/batch"), &headers, batch.body.clone()).await;
         let answer = match sent {
             Ok(answer) => answer,
-            Err(error @ (HttpError::NotSent { .. } | HttpError::Lost { .. })) => {
-                return Attempt::Passing(error.to_string());
+            Err(error) => {
+                let is_unknown = matches!(error, HttpError::Lost { .. });
+                return Attempt::Passing(Passing { why: error.to_string(), is_unknown });
             }
         };
         if answer.status != StatusCode::OK.as_u16() {
@@ -88,17 +96,24 @@ impl Sink for HttpSink {
                 .map_err(|_| Failure::failed("the load's name in its state file is no header text"))?;
             let deadline = Instant::now() + self.patience;
             let mut wait = WAIT_MIN;
+            let mut was_unknown = false;
             loop {
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed);
                 let url = self.urls.get(turn % self.urls.len().max(1)).map_or("", String::as_str);
                 match self.attempt(url, batch, &key).await {
                     Attempt::Acknowledged(token) => return Ok(token),
                     Attempt::Final(failure) => return Err(failure),
-                    Attempt::Passing(why) if Instant::now() + wait >= deadline => {
-                        let patience_s = self.patience.as_secs();
-                        return Err(Failure::failed(format!("given up after {patience_s} s ({why})")));
+                    Attempt::Passing(Passing { why, is_unknown }) => {
+                        was_unknown |= is_unknown;
+                        if Instant::now() + wait >= deadline {
+                            let what = format!("given up after {} s ({why})", self.patience.as_secs());
+                            return Err(match was_unknown {
+                                true => Failure::UnknownLoad { what },
+                                false => Failure::failed(what),
+                            });
+                        }
+                        tracing::info!("batch at byte {}: {why}; trying again", batch.start.byte);
                     }
-                    Attempt::Passing(why) => tracing::info!("batch at byte {}: {why}; trying again", batch.start.byte),
                 }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(WAIT_MAX);
@@ -110,7 +125,9 @@ impl Sink for HttpSink {
 fn refused(problem: &Problem, start: Place, end: Place) -> Attempt {
     // 5xx and 429 pass even where the body is no problem document: something stood between us and the node.
     if problem.kind.is_passing() || problem.status >= 500 || problem.status == 429 {
-        return Attempt::Passing(problem.to_string());
+        // What answers without saying that it is the node may have stood between us and it, too.
+        let is_unknown = problem.kind == ProblemKind::OutcomeUnknown || !problem.kind.is_passing();
+        return Attempt::Passing(Passing { why: problem.to_string(), is_unknown });
     }
     Attempt::Final(Failure::failed(format!("lines {} to {}: {problem}", start.line + 1, end.line)))
 }
@@ -128,11 +145,14 @@ fn acknowledged(body: &Bytes, batch: &Batch) -> Attempt {
         return Attempt::Final(Failure::failed(format!("the server answered {told} of {sent} ops")));
     }
     let mut token: Option<SessionToken> = None;
-    let mut passing = None;
+    let mut passing: Option<Passing> = None;
     for result in answer.results {
         match (result.timestamp, result.problem) {
             (_, Some(problem)) => match refused(&problem, batch.start, batch.end) {
-                Attempt::Passing(why) => passing = Some(why),
+                Attempt::Passing(Passing { why, is_unknown }) => {
+                    let was_unknown = passing.is_some_and(|passing| passing.is_unknown);
+                    passing = Some(Passing { why, is_unknown: is_unknown || was_unknown });
+                }
                 decided => return decided,
             },
             (Some(timestamp), None) => match &mut token {
@@ -151,7 +171,7 @@ fn acknowledged(body: &Bytes, batch: &Batch) -> Attempt {
         }
     }
     match (passing, token) {
-        (Some(why), _) => Attempt::Passing(why),
+        (Some(passing), _) => Attempt::Passing(passing),
         (None, Some(token)) => Attempt::Acknowledged(token),
         (None, None) => Attempt::Final(Failure::failed("the server's answer is empty")),
     }
@@ -181,7 +201,11 @@ mod tests {
         }
         let partly = r#"{"results":[{"status":204,"timestamp":"c7f3a1.0:1"},
             {"status":503,"problem":{"type":"no-leader","status":503,"detail":"try again"}}]}"#;
-        assert!(matches!(judge(partly, 2), Attempt::Passing(_)));
+        assert!(matches!(judge(partly, 2), Attempt::Passing(Passing { is_unknown: false, .. })));
+        let unknown = r#"{"results":[
+            {"status":503,"problem":{"type":"outcome-unknown","status":503,"detail":"no answer"}},
+            {"status":503,"problem":{"type":"no-leader","status":503,"detail":"try again"}}]}"#;
+        assert!(matches!(judge(unknown, 2), Attempt::Passing(Passing { is_unknown: true, .. })));
         let refused = r#"{"results":[{"status":413,"problem":{"type":"too-large","status":413,"detail":"value"}}]}"#;
         match judge(refused, 1) {
             Attempt::Final(failure) => assert!(failure.to_string().contains("lines 11 to 12"), "{failure}"),

@@ -8,7 +8,7 @@ use super::error::Error;
 use super::options::{Condition, ReadOptions, WriteOptions};
 use bytes::Bytes;
 use duramen_common::SessionToken;
-use duramen_common::limits::{BODY_BYTES_MAX, KEY_BYTES_MAX, OPS_MAX};
+use duramen_common::limits::{BODY_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, OPS_MAX};
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
@@ -19,8 +19,6 @@ use std::time::Duration;
 
 /// Bytes that are encoded: all but ASCII letters, digits, `-`, `_` and `~`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
-/// Longest idempotency key. Unit: bytes.
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) const LOG_TIMESTAMP: HeaderName = HeaderName::from_static("log-timestamp");

@@ -1,6 +1,7 @@
 //! `POST /v1/batch`: many ops at once, each atomic by itself, any keys.
 //!
 //! * In: ops in order. Out: one result each, in order. Ops of one partition go in one append.
+//! * An op's request id is of the idempotency key and its place: a batch is repeated whole, or its ops are other ops.
 //! * Invariant: a malformed op refuses the whole batch before anything is appended.
 //! * Source: DESIGN §4.
 
@@ -8,7 +9,7 @@ use super::Api;
 use super::body::{RequestBody, ResponseBody};
 use super::errors::Failure;
 use super::extract::IdempotencyKey;
-use super::headers::{LOG_TIMESTAMP, token_value};
+use super::headers::{IDEMPOTENCY_KEY, LOG_TIMESTAMP, token_value};
 use super::kv::{of_record, of_write};
 use super::ops::{self, Posted};
 use crate::partitions::Partitions;
@@ -16,9 +17,10 @@ use crate::write::WriteError;
 use duramen_common::batch::{Record, RecordSet, RecordSetBuilder};
 use duramen_common::log::Effect;
 use duramen_common::protocol::AppendedRun;
-use duramen_common::{Offset, PartitionId, Problem, SessionToken, Timestamp};
+use duramen_common::{Offset, PartitionId, Problem, ProblemKind, SessionToken, Timestamp};
 use futures_util::future::join_all;
 use hyper::Response;
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -41,6 +43,10 @@ struct OpResult {
 impl OpResult {
     fn of_failure(failure: Failure) -> OpResult {
         OpResult { status: failure.problem.status, timestamp: None, problem: Some(failure.problem) }
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.problem.as_ref().is_some_and(|problem| problem.kind == ProblemKind::OutcomeUnknown)
     }
 }
 
@@ -91,9 +97,15 @@ pub(crate) async fn post(
             }
         }
     }
-    let results = results.into_iter().map(|result| result.expect("every op went into exactly one group")).collect();
+    let results: Vec<OpResult> =
+        results.into_iter().map(|result| result.expect("every op went into exactly one group")).collect();
+    let is_unknown = results.iter().any(OpResult::is_unknown);
     let mut response = super::json(&Results { results });
-    response.headers_mut().insert(LOG_TIMESTAMP, token_value(&timestamp));
+    let headers = response.headers_mut();
+    headers.insert(LOG_TIMESTAMP, token_value(&timestamp));
+    if is_unknown && let Ok(key) = HeaderValue::from_bytes(idempotency_key.as_bytes()) {
+        headers.insert(IDEMPOTENCY_KEY, key);
+    }
     Ok(response)
 }
 

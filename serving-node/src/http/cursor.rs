@@ -31,14 +31,7 @@ impl Bounds {
     pub(crate) fn of_query(query: &Query<'_>) -> Result<Option<Bounds>, Failure> {
         let mut parts: [&[u8]; 3] = [&[]; 3];
         for (part, name) in parts.iter_mut().zip(["prefix", "start", "end"]) {
-            *part = query.one(name)?.unwrap_or_default();
-            if part.len() > KEY_BYTES_MAX {
-                return Err(Failure::new(
-                    ProblemKind::BadKey,
-                    format!("{name} has {} bytes, a key has at most {KEY_BYTES_MAX}", part.len()),
-                )
-                .with("limit", KEY_BYTES_MAX));
-            }
+            *part = query.bound(name)?;
         }
         let [prefix, start, end] = parts;
         if prefix.is_empty() && start.is_empty() && end.is_empty() {

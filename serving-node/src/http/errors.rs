@@ -47,9 +47,13 @@ impl Failure {
             .with("limit", limit)
     }
 
-    /// The node cannot answer yet.
+    /// The node cannot answer yet; what it would have to reach, it does not know.
     pub(crate) fn starting(detail: impl Into<String>) -> Failure {
+        let unknown = serde_json::Value::Null;
         Failure::new(ProblemKind::Behind, detail)
+            .with("wanted", unknown.clone())
+            .with("applied", unknown.clone())
+            .with("lag", unknown)
     }
 
     /// The leader could not be asked: nothing was read, nothing was written.
@@ -126,7 +130,7 @@ impl Failure {
         let text = String::from_utf8_lossy(idempotency_key).into_owned();
         let failure = Failure::new(
             ProblemKind::OutcomeUnknown,
-            format!("{why}: retry with the same Idempotency-Key, and it takes effect at most once"),
+            format!("{why}: send the whole request again, unchanged, with this Idempotency-Key, and it takes effect at most once"),
         )
         .with("partition", partition.get())
         .with("idempotency_key", text);

@@ -6,17 +6,15 @@
 
 use super::errors::Failure;
 use super::headers;
-use duramen_common::limits::KEY_BYTES_MAX;
+use duramen_common::limits::{IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use duramen_common::planted::{Plant, is_planted};
+use duramen_common::prefer;
 use duramen_common::seams::Entropy;
 use duramen_common::{HistoryId, Offset, PartitionId, ProblemKind, RequestId, SessionToken};
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_TYPE, HeaderName};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use std::borrow::Cow;
 use std::time::Duration;
-
-/// Longest `Idempotency-Key`. Unit: bytes.
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 fn bad_request(detail: impl Into<String>) -> Failure {
     Failure::new(ProblemKind::BadRequest, detail)
@@ -103,6 +101,16 @@ impl<'a> Query<'a> {
         }
         Ok(first)
     }
+
+    /// A bound of keys, empty unless it stands; no longer than a key.
+    pub(crate) fn bound<'q>(&'q self, name: &'q str) -> Result<&'q [u8], Failure> {
+        let bound = self.one(name)?.unwrap_or_default();
+        if bound.len() > KEY_BYTES_MAX {
+            let detail = format!("{name} has {} bytes, a key has at most {KEY_BYTES_MAX}", bound.len());
+            return Err(Failure::new(ProblemKind::BadKey, detail).with("limit", KEY_BYTES_MAX));
+        }
+        Ok(bound)
+    }
 }
 
 /// A token's text.
@@ -184,27 +192,18 @@ pub(crate) fn consistency(query: &Query<'_>, has_token: bool) -> Result<Consiste
     }
 }
 
-/// `Prefer: wait=SECONDS`, or the default.
+/// How long an answer of the log is waited for, however little its caller would wait: `Prefer: wait=0` says not to wait for
+/// anything to happen, and asking the leader takes a round trip even where nothing has to.
+pub(crate) const ASKING_MIN: Duration = Duration::from_millis(500);
+
+/// `Prefer: wait=SECONDS`, or the default; no longer than `max`, whatever was asked for.
 pub(crate) fn wait(header_map: &HeaderMap, default: Duration, max: Duration) -> Result<Duration, Failure> {
-    let mut wait = default;
-    for value in header_map.get_all(headers::PREFER) {
-        for preference in value.as_bytes().split(|&byte| byte == b',') {
-            let preference = preference.split(|&byte| byte == b';').next().unwrap_or_default();
-            let mut parts = preference.splitn(2, |&byte| byte == b'=');
-            if !parts.next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"wait") {
-                continue;
-            }
-            let text = parts.next().unwrap_or_default().trim_ascii();
-            let text = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
-            let digits = !text.is_empty() && text.len() <= 9 && text.iter().all(u8::is_ascii_digit);
-            let seconds = std::str::from_utf8(text).ok().filter(|_| digits).and_then(|text| text.parse().ok());
-            wait = seconds.map(Duration::from_secs).filter(|wait| *wait <= max).ok_or_else(|| {
-                bad_request(format!("Prefer: wait takes whole seconds from 0 to {}", max.as_secs()))
-                    .with("limit", max.as_secs())
-            })?;
-        }
+    let values = header_map.get_all(headers::PREFER).iter().map(HeaderValue::as_bytes);
+    match prefer::wait_seconds(values) {
+        Ok(None) => Ok(default),
+        Ok(Some(seconds)) => Ok(Duration::from_secs(seconds).min(max)),
+        Err(error) => Err(bad_request(error.to_string())),
     }
-    Ok(wait)
 }
 
 /// An entity tag (RFC 9110).

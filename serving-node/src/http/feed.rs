@@ -37,7 +37,7 @@ const QUEUE_MAX: usize = 2;
 /// The handler.
 pub(crate) async fn get(api: &Api, partitions: &Partitions, parts: &Parts) -> Result<Response<ResponseBody>, Failure> {
     let query = Query::parse(parts.uri.query())?;
-    let prefix = Bytes::copy_from_slice(query.one("prefix")?.unwrap_or_default());
+    let prefix = Bytes::copy_from_slice(query.bound("prefix")?);
     let from = from_of(parts, &query)?;
     let wait = extract::wait(&parts.headers, api.config.wait_default, api.config.wait_max)?;
     let permit = api.feeds.clone().try_acquire_owned().map_err(|_| {

@@ -6,7 +6,7 @@
 use super::Api;
 use super::body::{self, RequestBody, ResponseBody};
 use super::errors::Failure;
-use super::extract::{self, EntityTags, IdempotencyKey, Query};
+use super::extract::{self, ASKING_MIN, EntityTags, IdempotencyKey, Query};
 use super::headers::{LOG_TIMESTAMP, SERVER_TIMING, timestamp_and_etag, token_value};
 use super::reads::{ReadOptions, position_served};
 use crate::partitions::Partitions;
@@ -144,7 +144,7 @@ struct WriteCall {
 
 impl WriteCall {
     fn parse(api: &Api, headers: &HeaderMap) -> Result<WriteCall, Failure> {
-        let wait = extract::wait(headers, api.config.wait_default, api.config.wait_max)?;
+        let wait = extract::wait(headers, api.config.wait_default, api.config.wait_max)?.max(ASKING_MIN);
         let idempotency_key = IdempotencyKey::of(headers, &*api.seams.entropy)?;
         Ok(WriteCall { idempotency_key, wait })
     }

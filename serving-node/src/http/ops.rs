@@ -7,9 +7,10 @@ use super::Api;
 use super::body;
 use super::body::RequestBody;
 use super::errors::Failure;
-use super::extract::{self, IdempotencyKey};
+use super::extract::{self, ASKING_MIN, IdempotencyKey};
 use bytes::Bytes;
 use duramen_common::batch::Update;
+use duramen_common::json::Object;
 use duramen_common::limits::{BODY_BYTES_MAX, OPS_MAX};
 use duramen_common::{Blob, ProblemKind, SessionToken};
 use hyper::http::request::Parts;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 /// What every POST of operations brings, whatever its operations are.
 pub(crate) struct Posted {
-    /// How long its sender waits.
+    /// How long its answer may take.
     pub(crate) wait: Duration,
     /// The sender's, or one made here.
     pub(crate) idempotency_key: IdempotencyKey,
@@ -30,7 +31,7 @@ impl Posted {
     /// Checks the headers, then reads the body.
     pub(crate) async fn read(api: &Api, parts: &Parts, body: &mut RequestBody) -> Result<Posted, Failure> {
         extract::check_json(&parts.headers)?;
-        let wait = extract::wait(&parts.headers, api.config.wait_default, api.config.wait_max)?;
+        let wait = extract::wait(&parts.headers, api.config.wait_default, api.config.wait_max)?.max(ASKING_MIN);
         let idempotency_key = IdempotencyKey::of(&parts.headers, &*api.seams.entropy)?;
         let body = body::read(body, BODY_BYTES_MAX, "the body", api.config.idle_timeout).await?;
         Ok(Posted { wait, idempotency_key, body })
@@ -41,8 +42,8 @@ impl Posted {
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Op {
-    Put(Put),
-    Delete(Delete),
+    Put(Object<Put>),
+    Delete(Object<Delete>),
 }
 
 #[derive(Deserialize)]
@@ -68,7 +69,7 @@ struct BatchBody {
 #[serde(deny_unknown_fields)]
 struct TxnBody {
     #[serde(default, rename = "if")]
-    guards: Vec<GuardBody>,
+    guards: Vec<Object<GuardBody>>,
     #[serde(default)]
     ops: Vec<Op>,
 }
@@ -100,18 +101,18 @@ pub(crate) struct Txn {
 
 /// The ops of a batch, in order.
 pub(crate) fn batch(api: &Api, body: &[u8]) -> Result<Vec<Update>, Failure> {
-    let body: BatchBody = parse(body)?;
+    let Object(body): Object<BatchBody> = parse(body)?;
     updates(api, body.ops)
 }
 
 /// The guards and ops of a transaction.
 pub(crate) fn txn(api: &Api, body: &[u8]) -> Result<Txn, Failure> {
-    let body: TxnBody = parse(body)?;
+    let Object(body): Object<TxnBody> = parse(body)?;
     if body.guards.len() > OPS_MAX {
         return Err(Failure::too_large("the number of guards", OPS_MAX));
     }
     let updates = updates(api, body.ops)?;
-    let guards = body.guards.into_iter().map(|guard| {
+    let guards = body.guards.into_iter().map(|Object(guard)| {
         extract::check_key(&guard.key.0)?;
         let version = guard.version.map(|text| extract::token(text.as_bytes())).transpose()?;
         Ok(TxnGuard { key: guard.key.0, version })
@@ -131,8 +132,8 @@ fn updates(api: &Api, ops: Vec<Op>) -> Result<Vec<Update>, Failure> {
     let limit = api.config.value_bytes_max;
     let update = |op| {
         let update = match op {
-            Op::Put(put) => Update { key: put.key.0, value: Some(put.value.0) },
-            Op::Delete(delete) => Update { key: delete.key.0, value: None },
+            Op::Put(Object(put)) => Update { key: put.key.0, value: Some(put.value.0) },
+            Op::Delete(Object(delete)) => Update { key: delete.key.0, value: None },
         };
         extract::check_key(&update.key)?;
         if update.value.as_ref().is_some_and(|value| value.len() > limit) {

@@ -6,7 +6,8 @@
 
 use super::Api;
 use super::errors::Failure;
-use super::extract::{self, Consistency, Query};
+use super::extract::{self, ASKING_MIN, Consistency, Query};
+use super::headers::SERVER_TIMING;
 use crate::partitions::Partitions;
 use crate::view::{PartitionView, WaitError};
 use duramen_common::planted::{Plant, is_planted};
@@ -53,6 +54,11 @@ impl ReadOptions {
 
     /// Waits until the partition is where this read may take place; answers the end that the read must not be older than.
     pub(crate) async fn wait_for(&self, view: &PartitionView) -> Result<Offset, Failure> {
+        let waited = self.end_to_read_at(view).await;
+        waited.map_err(|failure| failure.header(SERVER_TIMING, self.server_timing()))
+    }
+
+    async fn end_to_read_at(&self, view: &PartitionView) -> Result<Offset, Failure> {
         let position = self.token.as_ref().and_then(|token| token.position(view.partition()));
         match (self.consistency, position) {
             (Consistency::Stale, _) | (Consistency::Session, None) => Ok(Offset::ZERO),
@@ -61,7 +67,8 @@ impl ReadOptions {
                 wait_for_token(view, offset.next(), self.deadline).await.map(|()| offset.next())
             }
             (Consistency::Linearizable, position) => {
-                let end = view.linearizable_end(self.deadline).await.map_err(|error| Failure::of_tail(&error))?;
+                let asking_deadline = self.deadline.max(self.started + ASKING_MIN);
+                let end = view.linearizable_end(asking_deadline).await.map_err(|error| Failure::of_tail(&error))?;
                 if let Some(offset) = position.filter(|offset| *offset >= end) {
                     return Err(past_the_end(view.partition(), offset.next(), end));
                 }

@@ -1,13 +1,13 @@
 //! How this node is doing: `/v1/status`, `/v1/partitions/{p}/digest`, `/healthz`, `/readyz`, `/metrics`.
 //!
-//! * Invariant: these answer while the log cannot be reached; what is not known is null.
+//! * Invariant: once the log has been reached, these answer also while it cannot be; what is not known is null.
 //! * Source: DESIGN §4.
 
 use super::Api;
 use super::body::ResponseBody;
 use super::errors::Failure;
 use super::extract::Query;
-use super::headers::{LOG_TIMESTAMP, token_value};
+use super::headers::{LOG_TIMESTAMP, SERVER_TIMING, token_value};
 use super::reads::{ReadOptions, position_served};
 use crate::partitions::Partitions;
 use crate::view::Progress;
@@ -122,6 +122,7 @@ pub(crate) async fn digest(
     let options = ReadOptions::parse(api, partitions, &parts.headers, &query, None)?;
     let is_asked = options.token.is_some() || query.one("consistency")?.is_some();
     let wanted = if is_asked { options.wait_for(view).await? } else { duramen_common::Offset::ZERO };
+    let timing = options.server_timing();
     let view = view.clone();
     let computing = api.digests.acquire().await;
     let computing_view = view.clone();
@@ -136,6 +137,7 @@ pub(crate) async fn digest(
     let mut response = super::json(&Digest { partition, applied_end: read.applied_end.get(), digest });
     let position = position_served(history, partition, read.applied_end);
     response.headers_mut().insert(LOG_TIMESTAMP, token_value(&position));
+    response.headers_mut().insert(SERVER_TIMING, timing);
     Ok(response)
 }
 

@@ -1,5 +1,6 @@
 //! Answers: JSON, problems with the headers that belong to them, and what each refusal of the log means in HTTP.
 
+use super::append::IDEMPOTENCY_KEY;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -30,6 +31,10 @@ impl IntoResponse for Refused {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.0.kind.is_passing() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        let idempotency_key = self.0.members.get("idempotency_key").and_then(serde_json::Value::as_str);
+        if let Some(Ok(key)) = idempotency_key.map(HeaderValue::from_str) {
+            headers.insert(IDEMPOTENCY_KEY, key);
         }
         response
     }

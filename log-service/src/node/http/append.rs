@@ -16,18 +16,20 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use duramen_common::batch::{BatchError, Record, RecordSet, RecordSetBuilder};
-use duramen_common::limits::BODY_BYTES_MAX;
+use duramen_common::limits::{BODY_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
+use duramen_common::prefer;
 use duramen_common::protocol::{AppendAnswer, AppendedRun, LogRefusal};
 use duramen_common::{Offset, PartitionId, Problem, ProblemKind, RequestId, SessionToken, Timestamp};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use std::time::Duration;
 
 pub(super) const LOG_TIMESTAMP: HeaderName = HeaderName::from_static("log-timestamp");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
-const WAIT_SECONDS_MAX: u64 = 30;
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Less than this is no wait: the log's answer takes round trips and a disk.
+const WAIT_MIN: Duration = Duration::from_millis(500);
 
 enum Form {
     Lines,
@@ -58,9 +60,7 @@ pub(super) async fn append(
     };
     match forward::append(&api.shared, here, &set, wait).await {
         Ok(answer) => appended(&answer, place),
-        Err(refusal @ LogRefusal::OutcomeUnknown { .. }) => {
-            Err(problem_of(&refusal).with("idempotency_key", key).into())
-        }
+        Err(refusal @ LogRefusal::OutcomeUnknown { .. }) => Err(outcome_unknown(&refusal, &key).into()),
         Err(refusal) => Err(refusal.into()),
     }
 }
@@ -94,12 +94,10 @@ fn form_of(headers: &HeaderMap) -> Result<Form, Refused> {
 }
 
 fn wait_of(headers: &HeaderMap) -> Result<Duration, Refused> {
-    let Some(prefer) = text(headers, &PREFER) else { return Ok(WAIT_DEFAULT) };
-    let wait = prefer.split(',').find_map(|part| part.trim().strip_prefix("wait="));
-    match wait.map(str::parse::<u64>) {
-        None => Ok(WAIT_DEFAULT),
-        Some(Ok(seconds)) => Ok(Duration::from_secs(seconds.min(WAIT_SECONDS_MAX))),
-        Some(Err(_)) => Err(Problem::new(ProblemKind::BadRequest, "Prefer: wait= takes whole seconds").into()),
+    match prefer::wait_seconds(headers.get_all(&PREFER).iter().map(HeaderValue::as_bytes)) {
+        Ok(None) => Ok(WAIT_DEFAULT),
+        Ok(Some(seconds)) => Ok(Duration::from_secs(seconds).clamp(WAIT_MIN, WAIT_MAX)),
+        Err(error) => Err(Problem::new(ProblemKind::BadRequest, error.to_string()).into()),
     }
 }
 
@@ -175,6 +173,14 @@ fn appended(answer: &AppendAnswer, place: Place) -> Result<Response, Refused> {
     Ok(response)
 }
 
+/// The records may or may not be in the log; a repeat of the whole body under the key tells.
+fn outcome_unknown(refusal: &LogRefusal, key: &str) -> Problem {
+    let mut problem = problem_of(refusal).with("idempotency_key", key);
+    problem.detail +=
+        ": send the whole body again, unchanged, with this Idempotency-Key, and it takes effect at most once";
+    problem
+}
+
 /// The key was used for other records. A record under it that is not one of those is in the log all the same: which, the answer
 /// says, by their numbers in the body, from 0.
 fn reused(answer: &AppendAnswer, place: Place) -> Problem {
@@ -205,6 +211,17 @@ fn reused(answer: &AppendAnswer, place: Place) -> Problem {
 mod tests {
     use super::*;
     use duramen_common::HistoryId;
+
+    /// Goal: whoever does not know what became of an append can find out.
+    #[test]
+    fn an_unknown_outcome_names_the_key_to_retry_with() {
+        let refusal = LogRefusal::OutcomeUnknown { reason: "no answer".to_owned() };
+        let problem = outcome_unknown(&refusal, "mine");
+        assert!(problem.detail.contains("again, unchanged, with this Idempotency-Key"), "{}", problem.detail);
+        let response = axum::response::IntoResponse::into_response(Refused::from(problem));
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[&IDEMPOTENCY_KEY], "mine");
+    }
 
     /// Goal: a refusal of some records does not hide that others are in the log.
     #[test]

@@ -8,6 +8,8 @@
 
 use bytes::Bytes;
 use duramen_common::batch::{Guard, GuardCondition, GuardRef, Record, RecordBatch, RecordView, Update, UpdateRef};
+use duramen_common::json::Object;
+use duramen_common::limits::KEY_BYTES_MAX;
 use duramen_common::placement::partition_of;
 use duramen_common::{Blob, HistoryId, Offset, PartitionId, Problem, ProblemKind, SessionToken, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -28,9 +30,9 @@ struct RecordJson {
     value: Option<Blob>,
     #[serde(default)]
     delete: bool,
-    updates: Option<Vec<UpdateJson>>,
+    updates: Option<Vec<Object<UpdateJson>>>,
     #[serde(default)]
-    guards: Vec<GuardJson>,
+    guards: Vec<Object<GuardJson>>,
     /// Given back by `GET`, ignored here: lines may be fed from one log to another.
     #[serde(default, rename = "timestamp")]
     _timestamp: Option<serde::de::IgnoredAny>,
@@ -64,7 +66,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>,
 
 /// One record from one line of JSON.
 pub(super) fn parse_line(line: &[u8], place: Place) -> Result<Record, Problem> {
-    let json: RecordJson =
+    let Object(json): Object<RecordJson> =
         serde_json::from_slice(line).map_err(|error| bad_request(format!("not a record: {error}")))?;
     match (json.event, json.updates) {
         (Some(payload), None) => {
@@ -79,15 +81,17 @@ pub(super) fn parse_line(line: &[u8], place: Place) -> Result<Record, Problem> {
                 if !updates.is_empty() {
                     return Err(bad_request("a record has either key and value, or updates"));
                 }
-                updates.push(UpdateJson { key, value: json.value, delete: json.delete });
+                updates.push(Object(UpdateJson { key, value: json.value, delete: json.delete }));
             } else if json.value.is_some() || json.delete {
                 return Err(bad_request("an update needs a key"));
             }
             if updates.is_empty() && json.guards.is_empty() {
                 return Err(bad_request("a record is {\"event\"}, {\"key\",\"value\"} or {\"updates\",\"guards\"}"));
             }
-            let guards = json.guards.into_iter().map(|guard| parse_guard(guard, place)).collect::<Result<_, _>>()?;
-            let updates = updates.into_iter().map(|update| parse_update(update, place)).collect::<Result<_, _>>()?;
+            let guards =
+                json.guards.into_iter().map(|Object(guard)| parse_guard(guard, place)).collect::<Result<_, _>>()?;
+            let updates =
+                updates.into_iter().map(|Object(update)| parse_update(update, place)).collect::<Result<_, _>>()?;
             Ok(Record::updates(guards, updates))
         }
         (Some(_), Some(_)) => Err(bad_request("a record is either an event or updates")),
@@ -132,8 +136,9 @@ fn parse_version(text: &str, place: Place) -> Result<Offset, Problem> {
 }
 
 fn check_key(key: &[u8], place: Place) -> Result<(), Problem> {
-    if key.is_empty() {
-        return Err(Problem::new(ProblemKind::BadKey, "a key has at least one byte"));
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        let detail = format!("a key of {} bytes: it must have 1 to {KEY_BYTES_MAX}", key.len());
+        return Err(Problem::new(ProblemKind::BadKey, detail).with("limit", KEY_BYTES_MAX));
     }
     let home = partition_of(key, place.partitions);
     if home == place.partition {
@@ -266,7 +271,12 @@ mod tests {
             ("{}", ProblemKind::BadRequest),
             (r#"{"key":"a"}"#, ProblemKind::BadRequest),
             (r#"{"key":"","value":"v"}"#, ProblemKind::BadKey),
+            (&format!(r#"{{"key":"{}","value":"v"}}"#, "k".repeat(KEY_BYTES_MAX + 1)), ProblemKind::BadKey),
             (r#"{"value":"v"}"#, ProblemKind::BadRequest),
+            (r#"["e"]"#, ProblemKind::BadRequest),
+            (r#"{"updates":[["a","v"]]}"#, ProblemKind::BadRequest),
+            (r#"{"guards":[["a",null]]}"#, ProblemKind::BadRequest),
+            (r#"{"key":["YQ=="],"value":"v"}"#, ProblemKind::BadRequest),
             (r#"{"event":"e","updates":[]}"#, ProblemKind::BadRequest),
             (r#"{"event":"e","value":"v"}"#, ProblemKind::BadRequest),
             (r#"{"key":"a","value":"v","delete":true}"#, ProblemKind::BadRequest),

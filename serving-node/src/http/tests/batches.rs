@@ -94,6 +94,9 @@ async fn a_malformed_op_appends_nothing() {
         (json!({}), 400, "bad-request"),
         (json!({"put": {"key": "a", "value": "1"}, "delete": {"key": "a"}}), 400, "bad-request"),
         (json!("put"), 400, "bad-request"),
+        (json!({"put": ["a", "1"]}), 400, "bad-request"),
+        (json!({"delete": ["a"]}), 400, "bad-request"),
+        (json!({"put": {"key": ["YQ=="], "value": "1"}}), 400, "bad-request"),
         (json!({"put": {"key": "", "value": "1"}}), 400, "bad-key"),
         (json!({"delete": {"key": "k".repeat(1025)}}), 400, "bad-key"),
         (json!({"put": {"key": "a", "value": "v".repeat(64 * 1024 + 1)}}), 413, "too-large"),
@@ -101,7 +104,7 @@ async fn a_malformed_op_appends_nothing() {
         let answer = harness.post("/v1/batch", json!({"ops": [good, bad]}), &[]).await;
         answer.problem(status, kind);
     }
-    for body in [&b""[..], b"{", b"[]", b"null", b"{}", b"{\"ops\":1}", b"{\"ops\":[],\"x\":1}", b"\xff"] {
+    for body in [&b""[..], b"{", b"[]", b"null", b"{}", b"{\"ops\":1}", b"{\"ops\":[],\"x\":1}", b"[[]]", b"\xff"] {
         let answer = harness.send("POST", "/v1/batch", &[("content-type", "application/json")], body).await;
         answer.problem(400, "bad-request");
     }
@@ -159,6 +162,7 @@ async fn each_op_has_its_own_status() {
     let results = body["results"].as_array().unwrap();
     let unknown: Vec<_> = results.iter().filter(|result| result["status"] == 503).collect();
     assert!(!unknown.is_empty() && unknown.len() < 20);
+    assert_eq!(answer.header("idempotency-key"), Some("mine"), "what a repeat of the whole must carry");
     for result in unknown {
         assert_eq!(result["problem"]["type"], "outcome-unknown");
         assert_eq!(result["problem"]["idempotency_key"], "mine");
@@ -170,5 +174,6 @@ async fn each_op_has_its_own_status() {
     let answer = harness.post("/v1/batch", puts(2), &[]).await;
     assert_eq!((answer.status, answer.timestamp()), (200, "c7f3a1.".to_owned()));
     assert_eq!(answer.json()["results"][0]["problem"]["type"], "no-leader");
+    assert_eq!(answer.header("idempotency-key"), None, "nothing is unknown");
     harness.stop().await;
 }

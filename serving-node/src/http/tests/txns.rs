@@ -45,6 +45,7 @@ async fn ops_or_guards_may_be_empty() {
     assert_eq!(harness.post("/v1/txn", check, &[]).await.json()["committed"], false);
     harness.post("/v1/txn", json!({"if": [], "ops": []}), &[]).await.problem(400, "bad-request");
     harness.post("/v1/txn", json!({}), &[]).await.problem(400, "bad-request");
+    harness.post("/v1/txn", json!({"if": [["a", null]]}), &[]).await.problem(400, "bad-request");
     harness.stop().await;
 }
 
