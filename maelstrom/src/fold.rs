@@ -164,6 +164,20 @@ impl SharedFold {
         look(&self.fold.lock())
     }
 
+    /// Waits for the first event of a workload that reads without a key, and says of which the last one was.
+    pub async fn first_kind(&self) -> Kind {
+        let mut end = self.end.subscribe();
+        loop {
+            if let Some(kind) = self.with(Fold::last) {
+                return kind;
+            }
+            // It outlives its sender only while nothing will come any more.
+            if end.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Waits until it covers an end; answers whether it does.
     pub async fn reach(&self, wanted: Offset, deadline: Instant) -> bool {
         let mut end = self.end.subscribe();

@@ -74,6 +74,8 @@ pub enum Recency<'a> {
     Linearizable,
     /// As this position at least.
     After(&'a str),
+    /// As whatever is here.
+    Stale,
 }
 
 /// When a write takes effect.
@@ -85,6 +87,18 @@ pub enum Condition {
     Version(String),
     /// Only where there is nothing.
     Absent,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It took effect.
+    Effective,
+    /// Its condition did not hold.
+    Refused {
+        /// A position, not before the one that decided, which this replica has reached.
+        position: String,
+    },
 }
 
 /// A guard of a transaction: the version that its key must have, or none.
@@ -145,11 +159,13 @@ impl Kv {
 
     /// Reads a key.
     pub async fn get(&self, key: &Key, recency: Recency<'_>, deadline: Instant) -> Result<Seen, Failure> {
-        let mut headers = Vec::new();
-        if let Recency::After(position) = recency {
-            headers.push((READ_AFTER, position.to_owned()));
+        let (mut headers, mut path) = (Vec::new(), key.path());
+        match recency {
+            Recency::Linearizable => {}
+            Recency::After(position) => headers.push((READ_AFTER, position.to_owned())),
+            Recency::Stale => path += "?consistency=stale",
         }
-        let content = Content { method: "GET", path: key.path(), headers, body: Bytes::new() };
+        let content = Content { method: "GET", path, headers, body: Bytes::new() };
         let answer = self.ask(&content, deadline).await?;
         let position = header(&answer.headers, &LOG_TIMESTAMP)?.to_owned();
         if answer.status == StatusCode::NOT_FOUND {
@@ -160,14 +176,14 @@ impl Kv {
         Ok(Seen { held: Some(Held { value, version }), position })
     }
 
-    /// Writes a key; answers whether the condition held.
+    /// Writes a key, if the condition holds.
     pub async fn put(
         &self,
         key: &Key,
         value: &Value,
         condition: Condition,
         deadline: Instant,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Written, Failure> {
         let mut headers = vec![self.fresh_id()];
         match condition {
             Condition::None => {}
@@ -176,7 +192,10 @@ impl Kv {
         }
         let content = Content { method: "PUT", path: key.path(), headers, body: value.to_string().into() };
         let answer = self.ask(&content, deadline).await?;
-        Ok(answer.status != StatusCode::PRECONDITION_FAILED)
+        if answer.status != StatusCode::PRECONDITION_FAILED {
+            return Ok(Written::Effective);
+        }
+        Ok(Written::Refused { position: header(&answer.headers, &LOG_TIMESTAMP)?.to_owned() })
     }
 
     /// Writes keys if every guard holds; answers whether they did.

@@ -20,7 +20,6 @@ use duramen_log_service::disk::RealDisk;
 use duramen_log_service::node::LogNode;
 use duramen_serving_node::ServingNode;
 use duramen_transport::Endpoint as _;
-use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,7 +128,7 @@ pub struct Node {
     phase: watch::Receiver<Phase>,
     starting: JoinHandle<()>,
     /// Whose requests came last, of the workloads that read without a key.
-    asked_for: Mutex<Option<Kind>>,
+    asked_for: watch::Sender<Option<Kind>>,
 }
 
 impl Node {
@@ -152,17 +151,28 @@ impl Node {
             };
             out.send_replace(Phase::Failed(reason));
         });
-        Node { phase, starting, asked_for: Mutex::default() }
+        Node { phase, starting, asked_for: watch::Sender::new(None) }
     }
 
     /// Notes whose request came.
     pub fn asked_for(&self, kind: Kind) {
-        *self.asked_for.lock() = Some(kind);
+        self.asked_for.send_replace(Some(kind));
     }
 
     /// Whose request came last.
     pub fn last_asked_for(&self) -> Option<Kind> {
-        *self.asked_for.lock()
+        *self.asked_for.borrow()
+    }
+
+    /// Waits for the first such request.
+    pub async fn first_asked_for(&self) -> Kind {
+        let mut asked_for = self.asked_for.subscribe();
+        let first = asked_for.wait_for(Option::is_some).await.ok().and_then(|kind| *kind);
+        match first {
+            Some(kind) => kind,
+            // The sender is this node's: it is there.
+            None => std::future::pending().await,
+        }
     }
 
     /// The parts, once they are there.

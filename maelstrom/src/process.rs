@@ -4,13 +4,15 @@
 //! * Invariant: nothing here waits for a request: each has a task of its own, of which there are at most
 //!   [`REQUESTS_MAX`]; beyond, requests are refused.
 //! * A line that is no message is logged and passed over.
+//! * Clients go when they have waited for 5 s. What would be answered later is not; nor are requests that came while this
+//!   process stood still for long (SIGSTOP), since nobody knows when they came.
 
 use crate::failure::{Code, Failure};
 use crate::lines::Outbox;
 use crate::message::{self, Body, Message, answer};
 use crate::network::Network;
 use crate::node::{Node, Place};
-use crate::settings::{ANSWER_WITHIN, INIT_WITHIN, REQUESTS_MAX};
+use crate::settings::{ANSWER_WITHIN, CATCHES_BREATH, INIT_WITHIN, REQUESTS_MAX, SILENT_AFTER, STOOD_STILL};
 use crate::workloads;
 use duramen_common::seams::Seams;
 use serde::Deserialize;
@@ -18,12 +20,16 @@ use serde_json::{Value, json};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// Most messages that wait for `init`.
 const HELD_MAX: usize = 1024;
+
+/// How often a process feels its pulse.
+const BEAT: Duration = Duration::from_millis(500);
 
 /// What stands between the lines and the node.
 pub struct Process {
@@ -32,6 +38,32 @@ pub struct Process {
     data_dir: Option<PathBuf>,
     stage: Stage,
     requests: JoinSet<()>,
+    pulse: Pulse,
+}
+
+/// Notices that this process stood still.
+struct Pulse {
+    last_beat: Instant,
+    catching_breath_until: Instant,
+}
+
+impl Pulse {
+    fn new(now: Instant) -> Pulse {
+        Pulse { last_beat: now, catching_breath_until: now }
+    }
+
+    /// Comes several times a second, and before anything that came in is looked at.
+    fn beat(&mut self, now: Instant) {
+        if now.duration_since(self.last_beat) >= STOOD_STILL {
+            self.catching_breath_until = now + CATCHES_BREATH;
+        }
+        self.last_beat = now;
+    }
+
+    /// Whether what comes in now may have come long ago.
+    fn may_be_old(&self) -> bool {
+        self.last_beat < self.catching_breath_until
+    }
 }
 
 enum Stage {
@@ -49,12 +81,21 @@ impl Process {
     /// A process that is nobody yet. `data_dir` is where its log is kept; a temporary folder, if nowhere.
     #[must_use]
     pub fn new(out: Outbox, seams: Seams, data_dir: Option<PathBuf>) -> Process {
-        Process { out, seams, data_dir, stage: Stage::Nobody { held: Vec::new() }, requests: JoinSet::new() }
+        Process {
+            out,
+            seams,
+            data_dir,
+            stage: Stage::Nobody { held: Vec::new() },
+            requests: JoinSet::new(),
+            pulse: Pulse::new(Instant::now()),
+        }
     }
 
     /// Runs until there is no more input, `end` comes, or the node cannot go on.
     pub async fn run(mut self, mut lines: mpsc::Receiver<Vec<u8>>, end: impl Future<Output = ()>) -> io::Result<()> {
         let mut end = std::pin::pin!(end);
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             let node = match &self.stage {
                 Stage::Node { node, .. } => Some(Arc::clone(node)),
@@ -67,10 +108,14 @@ impl Process {
                 }
             };
             tokio::select! {
-                line = lines.recv() => match line {
-                    Some(line) => self.take_line(&line),
-                    None => break Ok(()),
-                },
+                line = lines.recv() => {
+                    self.pulse.beat(Instant::now());
+                    match line {
+                        Some(line) => self.take_line(&line),
+                        None => break Ok(()),
+                    }
+                }
+                _ = beats.tick() => self.pulse.beat(Instant::now()),
                 Some(_) = self.requests.join_next(), if !self.requests.is_empty() => {}
                 reason = failed => break Err(io::Error::other(reason)),
                 () = &mut end => break Ok(()),
@@ -106,6 +151,9 @@ impl Process {
                 } else {
                     tracing::warn!(src = message.src, dest = message.dest, "no message between nodes: passed over");
                 }
+            }
+            Stage::Node { .. } if self.pulse.may_be_old() => {
+                tracing::warn!(src = message.src, kind = message.kind(), "perhaps long ago: passed over");
             }
             Stage::Node { init, .. } if message.dest != init.node_id => {
                 let text = format!("this is node {}", init.node_id);
@@ -161,11 +209,16 @@ impl Process {
         }
         let (out, from, to) = (self.out.clone(), message.dest.clone(), message.src.clone());
         let msg_id = message.msg_id();
+        let came_at = Instant::now();
         self.requests.spawn(async move {
             let (in_reply_to, result) = match msg_id {
                 Ok(msg_id) => (msg_id, work.await),
                 Err(failure) => (None, Err(failure)),
             };
+            if came_at.elapsed() >= SILENT_AFTER {
+                tracing::warn!(to, "too late to be answered");
+                return;
+            }
             out.send(reply(&from, &to, in_reply_to, result)).await;
         });
     }
@@ -185,4 +238,25 @@ fn reply(from: &str, to: &str, in_reply_to: Option<i64>, result: Result<Body, Fa
         body.insert("in_reply_to".to_owned(), json!(in_reply_to));
     }
     Message::line(from, to, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_stand_still_is_noticed_and_a_short_one_is_none() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(start);
+        let mut beat = |after_ms: u64| {
+            pulse.beat(start + Duration::from_millis(after_ms));
+            pulse.may_be_old()
+        };
+        assert!(!beat(500));
+        assert!(!beat(500 + 3_900), "who asked before is there still");
+        assert!(beat(4_400 + 4_000));
+        assert!(beat(8_400 + 199), "what came meanwhile is read one after the other");
+        assert!(!beat(8_400 + 200));
+        assert!(!beat(8_400 + 700));
+    }
 }

@@ -14,6 +14,13 @@ use std::time::Duration;
 
 /// Longest time in which a request is answered, one way or the other: below Maelstrom's clients' 5 s.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
+/// After this long nothing is answered any more, not even that it is late: who asked may have gone, and Maelstrom fails over
+/// a message to nobody.
+pub const SILENT_AFTER: Duration = Duration::from_millis(4_900);
+/// A process that stood still for this long does not know how old the requests are that it finds afterwards.
+pub const STOOD_STILL: Duration = Duration::from_secs(4);
+/// What has come in by so long after it went on came while it stood still.
+pub const CATCHES_BREATH: Duration = Duration::from_millis(200);
 /// `init` is answered when this node is ready, or after this long: Maelstrom waits 10 s.
 pub const INIT_WITHIN: Duration = Duration::from_secs(3);
 /// Most requests of clients under way; beyond, they are refused.

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests; the lint does not see that of helpers")]
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -268,6 +268,15 @@ async fn kafka(cluster: &mut Cluster) {
     let rest = json!({"type": "poll_ok", "msgs": {"k": [[offsets[1], "b"]]}});
     cluster.expect("n2", poll(offsets[0] + 1), rest).await;
     cluster.expect("n2", poll(offsets[1] + 1), json!({"type": "poll_ok", "msgs": {}})).await;
+    // A test's last polls are for all of its keys.
+    let many: Vec<String> = (0..5_000).map(|number| number.to_string()).collect();
+    let of_many: Map<String, Value> = many.iter().map(|key| (key.clone(), json!(0))).collect();
+    let polled = json!({"type": "poll", "offsets": of_many.clone()});
+    cluster.expect("n2", polled, json!({"type": "poll_ok", "msgs": {}})).await;
+    let commit = json!({"type": "commit_offsets", "offsets": of_many.clone()});
+    cluster.expect("n2", commit, json!({"type": "commit_offsets_ok"})).await;
+    let listed = json!({"type": "list_committed_offsets", "keys": many});
+    cluster.expect("n1", listed, json!({"type": "list_committed_offsets_ok", "offsets": of_many})).await;
     for (offset, name) in [(offsets[1], "n1"), (offsets[0], "n2")] {
         let commit = json!({"type": "commit_offsets", "offsets": {"k": offset}});
         cluster.expect(name, commit, json!({"type": "commit_offsets_ok"})).await;
@@ -278,6 +287,10 @@ async fn kafka(cluster: &mut Cluster) {
 
 async fn folds(cluster: &mut Cluster) {
     let read = || json!({"type": "read"});
+    // A read that comes before it is clear what for waits for the first event.
+    let early = cluster.ask("n3", read());
+    let _ = cluster.ask("n1", json!({"type": "add", "delta": 0})).await;
+    assert_eq!(early.await["value"], 0);
     for name in NAMES {
         let topology = json!({"type": "topology", "topology": {"n1": ["n2", "n3"]}});
         cluster.expect(name, topology, json!({"type": "topology_ok"})).await;
@@ -379,4 +392,45 @@ async fn a_node_alone_answers_and_leaves_nothing_behind() {
     drop(input);
     assert!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Goal: nobody is answered who has gone. Method: a process that stands still for longer than clients wait; what it finds
+/// afterwards, it passes over, and what comes later, it answers.
+#[tokio::test]
+async fn what_came_while_a_process_stood_still_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_duramen-maelstrom"))
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let say = |kind: &str, id: u64| {
+        format!("{}\n", json!({"src": "c1", "dest": "n1", "body": {"type": kind, "echo": id, "msg_id": id}}))
+    };
+    let init = r#"{"src":"c1","dest":"n1","body":{"type":"init","node_id":"n1","node_ids":["n1"],"msg_id":1}}"#;
+    input.write_all(format!("{init}\n").as_bytes()).await.unwrap();
+    let answered =
+        |line: String| serde_json::from_str::<Value>(&line).unwrap()["body"]["in_reply_to"].as_u64().unwrap();
+    assert_eq!(answered(timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap()), 1);
+    let pid = child.id().unwrap().to_string();
+    let signal = |name: &str| std::process::Command::new("kill").args([name, &pid]).status().unwrap().success();
+    assert!(signal("-STOP"));
+    input.write_all(say("echo", 2).as_bytes()).await.unwrap();
+    sleep(Duration::from_millis(5_000)).await;
+    assert!(signal("-CONT"));
+    // Asked again and again, as it passes over what may have come before it went on.
+    let first = async {
+        for id in 3.. {
+            input.write_all(say("echo", id).as_bytes()).await.unwrap();
+            if let Ok(line) = timeout(Duration::from_millis(20), lines.next_line()).await {
+                return answered(line.unwrap().unwrap());
+            }
+        }
+        unreachable!("numbers do not end")
+    };
+    assert!(timeout(PATIENCE, first).await.unwrap() > 2, "the old request was answered");
 }

@@ -3,7 +3,7 @@
 //! * What is added is an event, acknowledged when it is in the log. A read is of this node's fold: it needs nobody, has what
 //!   was acknowledged through this node, and may miss what others added lately. All nodes come to the same.
 //! * A read does not say whose it is. It is answered for the workload that this node was last asked for, else for the last
-//!   such event in the log; before any, it is refused.
+//!   such event in the log; before any, it waits for the first, and is refused if none comes.
 
 use crate::events::Event;
 use crate::failure::{Code, Failure};
@@ -13,7 +13,7 @@ use crate::node::{Node, Parts};
 use serde::Deserialize;
 use serde_json::{Number, Value, json};
 use std::collections::BTreeMap;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 #[derive(Deserialize)]
 pub(super) struct Topology {
@@ -66,15 +66,31 @@ pub(super) async fn add(node: &Node, parts: &Parts, asked: Add, deadline: Instan
 }
 
 pub(super) async fn read(node: &Node, parts: &Parts, deadline: Instant) -> Result<Body, Failure> {
+    let kind = kind_of_read(node, parts, deadline).await?;
     parts.see_own(deadline).await;
-    let members = parts.fold().with(|fold| match node.last_asked_for().or(fold.last()) {
-        Some(Kind::Broadcast) => Ok(json!({ "messages": fold.broadcast() })),
-        Some(Kind::Set) => Ok(json!({ "value": fold.set() })),
-        Some(Kind::Counter) => match Number::from_i128(fold.sum()) {
+    let members = parts.fold().with(|fold| match kind {
+        Kind::Broadcast => Ok(json!({ "messages": fold.broadcast() })),
+        Kind::Set => Ok(json!({ "value": fold.set() })),
+        Kind::Counter => match Number::from_i128(fold.sum()) {
             Some(sum) => Ok(json!({ "value": sum })),
             None => Err(Failure::new(Code::NotSupported, "the sum is over 64 bits")),
         },
-        None => Err(Failure::unavailable("nothing was added yet, and a read does not say of which workload it is")),
     });
     Ok(answer("read_ok", members?))
+}
+
+async fn kind_of_read(node: &Node, parts: &Parts, deadline: Instant) -> Result<Kind, Failure> {
+    if let Some(kind) = node.last_asked_for() {
+        return Ok(kind);
+    }
+    let first = async {
+        tokio::select! {
+            biased;
+            kind = node.first_asked_for() => kind,
+            kind = parts.fold().first_kind() => kind,
+        }
+    };
+    timeout_at(deadline, first)
+        .await
+        .map_err(|_| Failure::unavailable("nothing was added yet, and a read does not say of which workload it is"))
 }

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 /// Most messages of one key in one answer.
 const MESSAGES_MAX: usize = 256;
-/// Most keys in one request.
-const KEYS_MAX: usize = 1024;
+/// Most messages in one answer, whatever number of keys it is for.
+const ANSWER_MESSAGES_MAX: usize = 65_536;
 
 #[derive(Deserialize)]
 pub(super) struct Send {
@@ -42,12 +42,13 @@ pub(super) async fn send(parts: &Parts, asked: Send, deadline: Instant) -> Resul
 }
 
 pub(super) async fn poll(parts: &Parts, asked: Offsets, deadline: Instant) -> Result<Body, Failure> {
-    check_keys(asked.offsets.len())?;
     parts.see_own(deadline).await;
+    let mut room = ANSWER_MESSAGES_MAX;
     let msgs: Map<String, Value> = parts.fold().with(|fold| {
         let of_key = |(key, from): (String, i64)| {
             let from = Offset::new(u64::try_from(from).unwrap_or(0));
-            let messages = fold.messages(&key, from, MESSAGES_MAX);
+            let messages = fold.messages(&key, from, MESSAGES_MAX.min(room));
+            room -= messages.len();
             let pairs: Vec<Value> = messages.iter().map(|(offset, msg)| json!([offset.get(), msg])).collect();
             (!pairs.is_empty()).then_some((key, Value::Array(pairs)))
         };
@@ -57,7 +58,6 @@ pub(super) async fn poll(parts: &Parts, asked: Offsets, deadline: Instant) -> Re
 }
 
 pub(super) async fn commit_offsets(parts: &Parts, asked: Offsets, deadline: Instant) -> Result<Body, Failure> {
-    check_keys(asked.offsets.len())?;
     let offsets = asked.offsets.into_iter().filter_map(|(key, offset)| Some((key, u64::try_from(offset).ok()?)));
     let offsets: BTreeMap<String, u64> = offsets.collect();
     if !offsets.is_empty() {
@@ -67,18 +67,10 @@ pub(super) async fn commit_offsets(parts: &Parts, asked: Offsets, deadline: Inst
 }
 
 pub(super) async fn list_committed_offsets(parts: &Parts, asked: Keys, deadline: Instant) -> Result<Body, Failure> {
-    check_keys(asked.keys.len())?;
     parts.log.catch_up(deadline).await?;
     let offsets: Map<String, Value> = parts.fold().with(|fold| {
         let of_key = |key: String| fold.committed(&key).map(|offset| (key, json!(offset)));
         asked.keys.into_iter().filter_map(of_key).collect()
     });
     Ok(answer("list_committed_offsets_ok", json!({ "offsets": offsets })))
-}
-
-fn check_keys(count: usize) -> Result<(), Failure> {
-    if count > KEYS_MAX {
-        return Err(Failure::malformed(format!("{count} keys; at most {KEYS_MAX}")));
-    }
-    Ok(())
 }

@@ -27,6 +27,9 @@ pub async fn serve(node: &Node, message: Message, deadline: Instant) -> Result<B
         let Echo { echo } = message.read()?;
         return Ok(answer("echo_ok", json!({ "echo": echo })));
     }
+    if kind == "topology" {
+        return folds::topology(node, message.read()?);
+    }
     if !is_known(&kind) {
         return Err(unknown_type(&kind));
     }
@@ -42,7 +45,6 @@ pub async fn serve(node: &Node, message: Message, deadline: Instant) -> Result<B
         "poll" => kafka::poll(&parts, message.read()?, deadline).await,
         "commit_offsets" => kafka::commit_offsets(&parts, message.read()?, deadline).await,
         "list_committed_offsets" => kafka::list_committed_offsets(&parts, message.read()?, deadline).await,
-        "topology" => folds::topology(node, message.read()?),
         "broadcast" => folds::broadcast(node, &parts, message.read()?, deadline).await,
         "add" => folds::add(node, &parts, message.read()?, deadline).await,
         "read" => folds::read(node, &parts, deadline).await,
@@ -61,8 +63,8 @@ fn is_known(kind: &str) -> bool {
         "poll",
         "commit_offsets",
         "list_committed_offsets",
-        "topology",
         "broadcast",
+        "add",
     ];
-    KINDS.contains(&kind) || kind == "add"
+    KINDS.contains(&kind)
 }

@@ -2,14 +2,14 @@
 //!
 //! * Client `i` asks node `i mod N`. After an unknown outcome its process is never heard of again, and another one goes on
 //!   in its place.
-//! * An answer is waited for 5 s.
+//! * An answer is waited for as long as Maelstrom's clients wait: 5 s, and 1 s or ten mean latencies for `lin-kv`.
 //! * The rate is a limit: what could not be asked in its time, because everybody waited, is not asked later.
 //! * Source: Maelstrom's client; Jepsen's `stagger`.
 
 use super::cluster::Cluster;
 use super::network::{NodeIndex, unit};
 use super::record::{Ending, Record, Records};
-use super::settings::Settings;
+use super::settings::{Settings, Workload};
 use super::workloads::{Asker, Load};
 use crate::harness::rng::Rng;
 use futures_util::future::join_all;
@@ -17,8 +17,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// How long an answer is waited for: Maelstrom's.
+/// How long an answer is waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// And one of `lin-kv`, or ten mean latencies if that is longer.
+const LIN_KV_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Choices of client `i` have the stream `i` behind this one.
 const CLIENT_STREAMS: u64 = 1_000;
 /// Processes that ask in the end have numbers from here on.
@@ -31,6 +33,7 @@ pub struct Clients<'c> {
     concurrency: usize,
     seed: u64,
     mean_gap: Duration,
+    answer_within: Duration,
     shared: Mutex<Shared>,
 }
 
@@ -61,6 +64,10 @@ impl<'c> Clients<'c> {
             concurrency: settings.concurrency,
             seed: settings.seed,
             mean_gap: Duration::from_secs_f64(1.0 / settings.rate),
+            answer_within: match settings.workload {
+                Workload::LinKv => LIN_KV_ANSWER_WITHIN.max(settings.latency * 10),
+                _ => ANSWER_WITHIN,
+            },
             shared: Mutex::new(shared),
         }
     }
@@ -99,7 +106,7 @@ impl<'c> Clients<'c> {
             shared.records.invoke(process, node, call.clone(), is_read, round)
         };
         let client = format!("c{}", process + 1);
-        let reply = self.cluster.router().ask(&client, node, call, ANSWER_WITHIN).await;
+        let reply = self.cluster.router().ask(&client, node, call, self.answer_within).await;
         self.shared().records.complete(operation, reply)
     }
 

@@ -51,7 +51,7 @@ pub(super) fn problem_of(refusal: &LogRefusal) -> Problem {
     let problem = |kind| Problem::new(kind, refusal.to_string());
     match refusal {
         LogRefusal::NotLeader { .. } | LogRefusal::Unavailable { .. } => {
-            let detail = format!("nothing was appended, try again: {refusal}");
+            let detail = format!("nothing was appended or read, try again: {refusal}");
             Problem::new(ProblemKind::NoLeader, detail)
         }
         LogRefusal::UnknownPartition { partitions, .. } => {
