@@ -14,6 +14,7 @@ use duramen_common::protocol::service::PEER_FIRST;
 use duramen_common::{NodeId, PartitionId, codec};
 use duramen_transport::Peer;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -54,9 +55,9 @@ pub(super) async fn answer_entries(shared: &Shared, body: &Bytes) -> Bytes {
 
 async fn read_entries(shared: &Shared, body: &Bytes) -> Result<(EntriesAnswer, Vec<LogEntry>), String> {
     let request: EntriesRequest = codec::decode(body).map_err(|error| error.to_string())?;
-    let running = shared.running().ok_or_else(|| shared.stage())?;
-    let here = running.any_partition(request.partition).ok_or("there is no such partition here")?;
-    let log = here.log.clone();
+    // Whole logs help while another one here is itself being repaired.
+    let log = shared.started.lock().logs.get(&request.partition).cloned();
+    let log = log.ok_or_else(|| format!("partition {} is not open here ({})", request.partition, shared.stage()))?;
     // Before the entries are read: one that is committed is not replaced any more.
     let answer = EntriesAnswer { committed: log.state().small.committed };
     let threads = shared.seams.threads;
@@ -148,24 +149,49 @@ async fn replace_from(shared: &Shared, store: &Store, partition: PartitionId, pe
     let Some(span) = span.map_err(|error| error.to_string())? else {
         return Err("it has another entry there, or more than one entry is lost".to_owned());
     };
-    let (mut entries, mut bytes, mut committed) = (Vec::new(), 0, None);
-    let mut next = span.start;
-    while next < span.end {
-        let (answer, more) = fetch(shared, partition, next, peer).await?;
-        let Some(last) = more.last() else { break };
-        next = last.id.index + 1;
-        bytes += more.iter().map(|entry| entry.body.bytes_len()).sum::<usize>();
-        if bytes > REPLACE_BYTES_MAX {
-            return Err(format!("more than {REPLACE_BYTES_MAX} bytes would have to be replaced"));
-        }
-        // The oldest answer counts: what was committed then is in all of them.
-        committed = committed.or(answer.committed);
-        entries.extend(more);
+    let mut fetched = Fetched::default();
+    while let Some(next) = fetched.wanted(&span) {
+        let (answer, entries) = fetch(shared, partition, next, peer).await?;
+        fetched.add(answer.committed, entries);
     }
-    let behind = || format!("it has not committed enough to replace entries {} to {}", span.start, span.end - 1);
-    let committed = committed.ok_or_else(behind)?;
-    let replaced = on_thread(shared, store, move |store| store.replace(partition, &entries, committed)).await?;
+    let is_too_much = fetched.bytes > REPLACE_BYTES_MAX;
+    let behind = || match is_too_much {
+        true => format!("more than {REPLACE_BYTES_MAX} bytes would have to be replaced"),
+        false => format!("it has not committed enough to replace entries {} to {}", span.start, span.end - 1),
+    };
+    let Fetched { entries, committed, .. } = fetched;
+    let committed = committed.flatten().ok_or_else(behind)?;
+    let node = shared.config.node;
+    let replaced = on_thread(shared, store, move |store| store.replace(partition, &entries, committed, node)).await?;
     replaced.map_err(|error| error.to_string())?.ok_or_else(behind)
+}
+
+/// A peer's entries, answer by answer.
+#[derive(Debug, Default)]
+struct Fetched {
+    entries: Vec<LogEntry>,
+    bytes: usize,
+    /// What it knew to be committed at the first answer: that is in every answer, while a later mark may be of entries that
+    /// replaced some of an earlier one. `None` before an answer.
+    committed: Option<Option<EntryId>>,
+    is_over: bool,
+}
+
+impl Fetched {
+    /// The index to ask for next; `None` when there is enough, too much, or no more.
+    fn wanted(&self, span: &Range<u64>) -> Option<u64> {
+        let next = self.entries.last().map_or(span.start, |last| last.id.index + 1);
+        let is_useless = self.committed == Some(None);
+        (!self.is_over && !is_useless && next < span.end && self.bytes <= REPLACE_BYTES_MAX).then_some(next)
+    }
+
+    /// Takes an answer. No entries: there are no more.
+    fn add(&mut self, committed: Option<EntryId>, entries: Vec<LogEntry>) {
+        self.committed.get_or_insert(committed);
+        self.bytes += entries.iter().map(|entry| entry.body.bytes_len()).sum::<usize>();
+        self.is_over = entries.is_empty();
+        self.entries.extend(entries);
+    }
 }
 
 /// Entries of a peer from an index on, as many as it gives at once.
@@ -193,4 +219,48 @@ async fn on_thread<T: Send + 'static>(
     let store = Store::clone(store);
     let threads = shared.seams.threads;
     threads.run(move || work(&store)).await.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::EntryBody;
+
+    fn id(term: u64, index: u64) -> EntryId {
+        EntryId { term, index }
+    }
+
+    fn entries(names: &[(u64, u64)]) -> Vec<LogEntry> {
+        names.iter().map(|&(term, index)| LogEntry { id: id(term, index), body: EntryBody::Blank }).collect()
+    }
+
+    /// Goal: a mark only speaks for entries that were read after it. Method: a peer whose log is replaced between two answers: what
+    /// it gave first may be gone by the time that it knows of something committed.
+    #[test]
+    fn the_mark_of_the_first_answer_counts() {
+        let mut fetched = Fetched::default();
+        fetched.add(Some(id(1, 4)), entries(&[(1, 4), (1, 5)]));
+        fetched.add(Some(id(2, 7)), entries(&[(2, 6), (2, 7)]));
+        assert_eq!(fetched.committed, Some(Some(id(1, 4))));
+        let mut fetched = Fetched::default();
+        fetched.add(None, entries(&[(1, 4)]));
+        assert_eq!(fetched.wanted(&(4..8)), None, "nothing of it can be used, whatever the next answer says");
+        fetched.add(Some(id(2, 7)), entries(&[(2, 5)]));
+        assert_eq!(fetched.committed, Some(None));
+    }
+
+    #[test]
+    fn entries_are_asked_for_until_they_reach_ours_or_there_are_no_more() {
+        let mut fetched = Fetched::default();
+        assert_eq!(fetched.wanted(&(4..8)), Some(4));
+        fetched.add(Some(id(1, 9)), entries(&[(1, 4), (1, 5)]));
+        assert_eq!(fetched.wanted(&(4..8)), Some(6));
+        assert_eq!(fetched.wanted(&(4..6)), None);
+        fetched.add(Some(id(1, 9)), Vec::new());
+        assert_eq!(fetched.wanted(&(4..8)), None);
+        let mut large = Fetched { bytes: REPLACE_BYTES_MAX, ..Fetched::default() };
+        assert_eq!(large.wanted(&(4..8)), Some(4));
+        large.bytes += 1;
+        assert_eq!(large.wanted(&(4..8)), None);
+    }
 }

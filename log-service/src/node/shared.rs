@@ -10,7 +10,7 @@ use super::meta::MetaView;
 use super::metrics::NodeMetrics;
 use super::partition::Partition;
 use crate::consensus::Group;
-use crate::store::Store;
+use crate::store::{PartitionLog, Store};
 use duramen_common::protocol::{ClusterInfo, LogNodeInfo, LogRefusal};
 use duramen_common::seams::Seams;
 use duramen_common::{NodeId, PartitionId};
@@ -59,6 +59,8 @@ impl Running {
 pub(super) struct Started {
     pub(super) groups: Vec<Arc<Group>>,
     pub(super) store: Option<Store>,
+    /// The logs that are whole, also while others are being repaired.
+    pub(super) logs: BTreeMap<PartitionId, PartitionLog>,
 }
 
 /// Shared by a node's tasks.
@@ -140,7 +142,7 @@ impl Shared {
     /// be starting any more.
     pub(super) async fn end(&self) {
         drop(self.running.write().take());
-        let Started { groups, store } = std::mem::take(&mut *self.started.lock());
+        let Started { groups, store, .. } = std::mem::take(&mut *self.started.lock());
         for group in groups {
             group.shutdown().await;
         }

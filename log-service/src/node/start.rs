@@ -141,7 +141,11 @@ pub(super) async fn open(shared: &Shared, folder: DataFolder, cluster: &Cluster)
         Ok(opened)
     };
     let opened = on_thread(shared, opening).await?;
-    shared.started.lock().store = Some(opened.store.clone());
+    let logs = opened.logs.iter().map(|log| (log.partition(), log.clone())).collect();
+    let mut started = shared.started.lock();
+    started.store = Some(opened.store.clone());
+    started.logs = logs;
+    drop(started);
     Ok(opened)
 }
 
@@ -182,7 +186,9 @@ pub(super) async fn run(shared: &Arc<Shared>, cluster: Cluster, opened: Opened) 
         shared.set_stage(format!("the log of partition {partition} is being repaired"));
         repair(shared, &store, partition, damage).await?;
         let store = store.clone();
-        logs.push(on_thread(shared, move || Ok(store.open_partition(partition)?)).await?);
+        let log = on_thread(shared, move || Ok(store.open_partition(partition)?)).await?;
+        shared.started.lock().logs.insert(partition, log.clone());
+        logs.push(log);
     }
     shared.set_stage("the groups are starting");
     let meta_view = Arc::new(MetaView::default());

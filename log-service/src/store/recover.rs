@@ -11,8 +11,8 @@
 //! * Source: DESIGN D2 "Recovery"; docs/formats.md "Recovery".
 
 use super::frame::{
-    FrameHead, FrameKind, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader, parse_frame, parse_head, parse_prefix,
-    parse_state,
+    ENTRY_PREFIX_BYTES, FRAME_HEADER_BYTES, FrameHead, FrameKind, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader,
+    parse_frame, parse_head, parse_prefix, parse_state,
 };
 use super::types::SmallState;
 use duramen_common::planted::{Plant, is_planted};
@@ -90,25 +90,47 @@ pub fn scan(bytes: &[u8], successors: Successors) -> Result<Scan, ScanError> {
 /// Reads a segment past one damaged entry, whose frame is left out: its index is `next_index` of the frames before it. `None` where
 /// more than that is damaged, or where it cannot be seen that it was an entry, and one.
 ///
-/// A frame is taken for an entry, and for as long as it says, by a header that no checksum vouches for; what vouches for it is
-/// that another frame, or the end of the file, stands where it says that it ends. A small state behind the damage is found so,
-/// and no vote is lost.
+/// No checksum vouches for the header by which the frame ends where it says. The frame that stands there does: it records the
+/// checksum that the damaged one says is its own. Behind the damage, then, the chain goes on, and no vote and no entry
+/// is lost with it. In a closed segment the file's end will do: entries are counted by the segments behind, which repeat the vote.
 #[must_use]
 pub fn scan_past_entry(bytes: &[u8], successors: Successors) -> Option<Scan> {
     let mut scan = begin(bytes).ok()?;
     walk(bytes, &mut scan)?;
-    let damaged = parse_head(bytes.get(scan.end as usize..)?).ok()?;
-    if scan.frames.is_empty() || !damaged.kind.is_entry() {
+    let rest = bytes.get(scan.end as usize..)?;
+    let damaged = parse_head(rest).ok()?;
+    let frames_before = scan.frames.len();
+    if frames_before == 0 || !damaged.kind.is_entry() {
         return None;
     }
+    let is_named = names_itself(rest, &scan);
     scan.end += damaged.frame_bytes() as u64;
     scan.next_index += 1;
-    let behind = bytes.get(scan.end as usize..)?;
-    if !behind.is_empty() {
-        scan.crc = parse_frame(behind, scan.header.seed()).ok()?.0.previous_crc;
-    }
+    scan.crc = damaged.crc;
     let stopped = walk(bytes, &mut scan);
-    refusal(bytes, &scan, successors, stopped).is_none().then_some(scan)
+    let behind = scan.frames.get(frames_before..)?;
+    let is_vouched_for = match successors {
+        Successors::Some { live_end } => {
+            let is_end = bytes.len() as u64 == scan.end;
+            scan.next_index >= live_end && (is_end || !behind.is_empty())
+        }
+        // A small state is whole: had the damaged frame been one, too, nothing is lost. An entry tells the index of the one before it.
+        Successors::None => {
+            let tells = |frame: &FoundFrame| frame.head.kind == FrameKind::State || frame.head.kind.is_entry();
+            !behind.is_empty() && (is_named || behind.iter().any(tells))
+        }
+    };
+    (is_vouched_for && refusal(bytes, &scan, successors, stopped).is_none()).then_some(scan)
+}
+
+/// Whether what is left of a damaged frame's payload is the name of the entry that comes next: with an index that follows, in a term
+/// for which there was a vote.
+fn names_itself(damaged: &[u8], scan: &Scan) -> bool {
+    let payload = damaged.get(FRAME_HEADER_BYTES..).filter(|payload| payload.len() >= ENTRY_PREFIX_BYTES);
+    let id = payload.map(|payload| parse_prefix(payload).0);
+    id.is_some_and(|id| {
+        id.index == scan.next_index && scan.state.vote.is_some_and(|vote| (1..=vote.term).contains(&id.term))
+    })
 }
 
 /// A scan that has read the header.

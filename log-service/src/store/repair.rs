@@ -1,7 +1,7 @@
 //! Restoring a damaged frame, byte for byte, from what a peer holds at the same index.
 //!
-//! * A flipped bit in a small frame or a header is found by trying (CRC32C tells single flips in short blocks apart);
-//!   that needs no peer, and is what brings control frames back, which no peer has.
+//! * A flipped bit in a small frame, or in the header of any, is found by trying (CRC32C tells single flips in short blocks
+//!   apart); that needs no peer, and is what brings control frames back, which no peer has.
 //! * An entry is rebuilt from the peer's, and accepted only when the bytes that result carry the CRC that is recorded: in
 //!   the damaged frame itself, or as the previous CRC in the frame behind it. Nothing unproven is written.
 //! * Deliberately absent: repair of several neighbouring control frames lost at once (refused; wipe and rejoin).
@@ -65,7 +65,7 @@ fn restore_headers(place: &Place) -> Result<(), StoreError> {
             continue;
         }
         let fits = |bytes: &[u8]| SegmentHeader::parse(bytes).is_ok_and(|header| header.identity == place.identity);
-        if let Some(restored) = unflip(&bytes, fits) {
+        if let Some(restored) = unflip(&bytes, bytes.len(), fits) {
             place.io("restoring", &path, file.write_at(&[&restored], 0))?;
             place.io("syncing", &path, file.sync_data())?;
         }
@@ -112,7 +112,9 @@ fn restore(wound: &Wound, entry: Option<&LogEntry>) -> Option<Vec<u8>> {
         before.last().map_or((seed, header.base_offset), |(frame, at)| (frame.head.crc, at.offset));
     let short = rest.get(..rest.len().min(FLIP_SEARCH_BYTES_MAX))?;
     let follows = |bytes: &[u8]| parse_frame(bytes, seed).is_ok_and(|(head, _)| head.previous_crc == previous_crc);
-    if let Some(restored) = unflip(short, follows) {
+    // In a header, the flipped bit may be one of the length: there the frame decides for itself how far it goes.
+    let flipped = unflip(short, short.len(), follows).or_else(|| unflip(rest, FRAME_HEADER_BYTES, follows));
+    if let Some(restored) = flipped {
         let (head, _) = parse_frame(&restored, seed).ok()?;
         return restored.get(..head.frame_bytes()).map(<[u8]>::to_vec);
     }
@@ -154,10 +156,10 @@ fn frames_before(header: &SegmentHeader, bytes: &[u8], position: usize) -> Vec<(
     frames
 }
 
-/// The bytes with the one bit flipped that makes them fit.
-fn unflip(bytes: &[u8], fits: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+/// The bytes with the one bit flipped, of the first `count` bytes, that makes them fit.
+fn unflip(bytes: &[u8], count: usize, fits: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let mut candidate = bytes.to_vec();
-    for at in 0..candidate.len() {
+    for at in 0..count.min(candidate.len()) {
         for bit in 0..8 {
             let flip = 1u8 << bit;
             *candidate.get_mut(at)? ^= flip;

@@ -5,7 +5,8 @@
 //! * Invariant: whatever this node acknowledged and was committed, or may still be, is in the log afterwards. So the peer's
 //!   entries must reach our last entry, or an entry of ours that is provably another one than what was committed there: from
 //!   that one on, none of ours can ever be committed.
-//! * Invariant: the last vote stays, wherever it stands behind the damage; nothing of it is in force before all of it is durable.
+//! * Invariant: the last vote stays, wherever it stands behind the damage, unless the peer's entries are of a later term: then this
+//!   node has voted in that one, so that no vote is of an earlier term than an entry. Nothing of it is in force before all is durable.
 //! * Source: DESIGN D2 "Recovery"; docs/adr/0003-segment-store.md; Raft's log matching and leader completeness.
 
 use super::StoreError;
@@ -13,8 +14,9 @@ use super::frame::{FRAME_HEADER_BYTES, SegmentHeader, parse_prefix};
 use super::open::{Found, read_whole, survey};
 use super::recover::{FoundFrame, Scan, Successors, scan, scan_past_entry};
 use super::segment::Point;
-use super::types::{EntryId, LogEntry};
+use super::types::{EntryId, LogEntry, SmallState, StoredVote};
 use super::writer::{Base, Place};
+use duramen_common::NodeId;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -41,9 +43,18 @@ pub(super) fn span(place: &Place) -> Result<Option<Range<u64>>, StoreError> {
 }
 
 /// Replaces our log from the first entry on that the peer's committed entries do not confirm; `false` when they do not reach
-/// far enough.
-pub(super) fn replace(place: &Place, theirs: &[LogEntry], committed: EntryId) -> Result<bool, StoreError> {
+/// far enough. `node` is ours, for a vote that belongs to nobody else.
+pub(super) fn replace(
+    place: &Place,
+    theirs: &[LogEntry],
+    committed: EntryId,
+    node: NodeId,
+) -> Result<bool, StoreError> {
     let Some(standing) = standing(place)? else { return Ok(false) };
+    // The mark is of their log as it was before they were read; entries of another are not committed ones.
+    if theirs.iter().any(|entry| entry.id.index == committed.index && entry.id != committed) {
+        return Ok(false);
+    }
     let is_committed = |entry: &&LogEntry| entry.id.index <= committed.index;
     let from = theirs.iter().position(|entry| entry.id.index == standing.start.index).unwrap_or(theirs.len());
     let theirs: Vec<LogEntry> = theirs.iter().skip(from).take_while(is_committed).cloned().collect();
@@ -64,8 +75,18 @@ pub(super) fn replace(place: &Place, theirs: &[LogEntry], committed: EntryId) ->
     }
     place.io("syncing", &last.path, last.file.sync_data())?;
     let previous = Some((last.header.sequence, last.length));
-    place.create_filled_segment(newest_sequence + 1, base, previous, &last_scan.state, &entries)?;
+    let vote = vote_for(last_scan.state.vote, &entries, node);
+    let state = SmallState { vote, ..last_scan.state };
+    place.create_filled_segment(newest_sequence + 1, base, previous, &state, &entries)?;
     Ok(true)
+}
+
+/// Our vote once those entries are in the log: of no earlier term than they are. In a term in which we had not voted, we have done so
+/// for ourselves: nobody else gets it, and whoever leads in that term is heard all the same. Pure.
+fn vote_for(vote: Option<StoredVote>, entries: &[LogEntry], node: NodeId) -> Option<StoredVote> {
+    let last_term = entries.last().map_or(0, |entry| entry.id.term);
+    let ours = StoredVote { term: last_term, node: node.get(), committed: false };
+    if vote.is_none_or(|vote| vote.term < last_term) { Some(ours) } else { vote }
 }
 
 /// The first index at which the peer's committed entries are to replace ours, of which all in `span` that verify are given: where

@@ -9,6 +9,7 @@ use super::types::{Damage, EntryId, LogEntry, StoreConfig, StoreIdentity, SyncMo
 use super::writer::Place;
 use super::{StoreError, open, repair, replace};
 use crate::disk::{Disk, DiskLock};
+use duramen_common::NodeId;
 use duramen_common::ids::PartitionId;
 use duramen_common::seams::Entropy;
 use parking_lot::Mutex;
@@ -186,15 +187,17 @@ impl Store {
     }
 
     /// Puts a peer's entries, up to the last that it knows to be committed, in the place of ours from the first on that
-    /// differs or is damaged. `None` when they do not reach far enough to do so safely. The partition must not be open.
+    /// differs or is damaged. `None` when they do not reach far enough to do so safely. The partition must not be open. `node` is
+    /// ours.
     pub fn replace(
         &self,
         partition: PartitionId,
         theirs: &[LogEntry],
         committed: EntryId,
+        node: NodeId,
     ) -> Result<Option<Repair>, StoreError> {
         let place = self.place(partition);
-        if !replace::replace(&place, theirs, committed)? {
+        if !replace::replace(&place, theirs, committed, node)? {
             return Ok(None);
         }
         Ok(Some(repair::damage(&place)?.map_or(Repair::Whole, Repair::More)))

@@ -100,6 +100,39 @@ fn a_damaged_frame_is_repaired_from_a_peer() {
     }
 }
 
+/// Goal: a flipped bit in any frame's header needs no peer, however long the frame is: no peer may have that entry. Method: each bit
+/// of each header, over entries longer than what is searched bit by bit.
+#[test]
+fn a_flipped_bit_in_a_header_needs_no_peer() {
+    let disk = MemDisk::new();
+    let (store, log) = open(&disk).unwrap();
+    block(&store, log.save_vote(crate::store::StoredVote { term: 1, node: 2, committed: true })).unwrap();
+    for index in 0..3 {
+        let body = EntryBody::Batch(batch(u128::from(index) << 16, 1, 700 + 100 * index as usize));
+        append(&log, vec![LogEntry { id: EntryId { term: 1, index }, body }]);
+        store.step();
+    }
+    store.close();
+    drop((store, log));
+    let path = segments(&disk).remove(0);
+    let bytes = disk.bytes(&path);
+    let frames = frames(&bytes);
+    assert_eq!(frames.iter().filter(|(start, end)| end - start > 640).count(), 3);
+    for &(start, _) in frames.iter().rev().skip(1) {
+        for bit in 0..8 * crate::store::frame::FRAME_HEADER_BYTES {
+            let mut damaged = bytes.clone();
+            damaged[start + bit / 8] ^= 1 << (bit % 8);
+            disk.crash(0);
+            disk.put(&path, &damaged);
+            let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
+            let entropy = Arc::new(CountingEntropy(AtomicU64::new(9)));
+            let store = Store::open(folder, identity(), config(), entropy, SyncMode::Manual).unwrap();
+            assert_eq!(store.repair(PARTITION, &[]).unwrap(), Repair::Whole, "bit {bit} of the frame at {start}");
+            assert_eq!(disk.bytes(&path), bytes, "bit {bit} of the frame at {start}");
+        }
+    }
+}
+
 /// A whole entry overwritten (a lost sector): only the peer can bring it back.
 #[test]
 fn an_overwritten_entry_is_repaired_only_by_the_identical_entry() {
