@@ -134,6 +134,45 @@ e2e! {
 }
 
 e2e! {
+    /// Goal: nodes that are damaged in different partitions repair each other, with nobody else there. Method: one value of each of
+    /// two partitions is overwritten, at another node each; the third node stays away.
+    async fn two_damaged_nodes_repair_each_other(places: 1, seconds: 120) {
+        let mut cluster = Cluster::start(Plan { partitions: 2, ..Plan::default() }).await;
+        let value = |number: usize| format!("a-value-that-is-not-guessed-from-one-bit-{number}");
+        for number in 0..16 {
+            cluster.http(0).put(kv(format!("k{number}")), value(number)).expect(204).await;
+        }
+        for number in 0..3 {
+            until("every log node to have every value", PATIENCE, || async {
+                let text = log_text(&cluster, number).await;
+                let missing = (0..16).find(|&other| !text.contains(&value(other)));
+                missing.map_or(Ok(()), |missing| Err(format!("log-{number}: {missing}")))
+            })
+            .await;
+        }
+        cluster.log.iter_mut().for_each(|process| process.kill());
+        for (number, partition) in [(0, "0"), (1, "1")] {
+            let folder = cluster.log_data(number).join("partitions").join(partition);
+            let (file, at) = (0..16).find_map(|other| find(&folder, value(other).as_bytes()).pop()).expect("a value");
+            open(&file).write_all_at(b"something else", at as u64).expect("a writable file");
+        }
+        let said_before: Vec<usize> = cluster.log.iter().map(|process| process.output().len()).collect();
+        for number in [0, 1] {
+            cluster.start_log(number);
+        }
+        for number in [0, 1] {
+            cluster.wait_log_ready(number).await;
+            let said = cluster.log[number].output().split_off(said_before[number]);
+            assert!(said.contains("the log is whole again"), "log-{number} was not damaged: {said}");
+        }
+        for number in 0..16 {
+            let read = cluster.http(0).get(kv(format!("k{number}"))).wait(20).expect(200).await.text();
+            assert_eq!(read, value(number));
+        }
+    }
+}
+
+e2e! {
     /// Goal: a torn tail is cut, and the node catches up. Method: when the idle node has written what it writes behind the
     /// last entry, it gets SIGKILL; then noise is written behind the last bytes of its file, as a crash leaves a write that
     /// was under way; or the file ends within that last frame.

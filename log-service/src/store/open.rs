@@ -116,7 +116,8 @@ fn start(
     let first_offset = first.header.base_offset;
     let first_index = first.header.base_index.max(small.purged.map_or(0, |purged| purged.index + 1));
     let last = last_id.max_by_index(small.purged);
-    // A mark beyond the log: its entries were lost with a tail that was never acknowledged from here.
+    // A mark beyond the log: its entries were lost with a tail that was never acknowledged from here. What is before them is committed
+    // with them: a group of writes holds entries of one term only, for openraft waits for a vote before it appends in its term.
     if small.committed.is_some_and(|committed| last.is_none_or(|last| last.index < committed.index)) {
         small.committed = last;
     }

@@ -15,6 +15,7 @@ use super::frame::{
     parse_frame, parse_head, parse_prefix, parse_state,
 };
 use super::types::SmallState;
+use duramen_common::batch::BatchHeader;
 use duramen_common::planted::{Plant, is_planted};
 
 /// What was found in a segment.
@@ -77,7 +78,7 @@ pub enum Successors {
 pub fn scan(bytes: &[u8], successors: Successors) -> Result<Scan, ScanError> {
     let mut scan = begin(bytes)?;
     let stopped = walk(bytes, &mut scan);
-    if scan.frames.is_empty() {
+    if scan.frames.is_empty() && !is_replaced(&scan, successors) {
         let what = stopped.unwrap_or("cut off before its start state");
         return Err(ScanError::Damaged { position: scan.end, what, index: scan.next_index });
     }
@@ -91,46 +92,61 @@ pub fn scan(bytes: &[u8], successors: Successors) -> Result<Scan, ScanError> {
 /// more than that is damaged, or where it cannot be seen that it was an entry, and one.
 ///
 /// No checksum vouches for the header by which the frame ends where it says. The frame that stands there does: it records the
-/// checksum that the damaged one says is its own. Behind the damage, then, the chain goes on, and no vote and no entry
-/// is lost with it. In a closed segment the file's end will do: entries are counted by the segments behind, which repeat the vote.
+/// checksum that the damaged one says is its own, and none stands before it. Behind the damage, then, the chain goes on, and no
+/// vote and no entry is lost with it. In a closed segment the file's end will do: entries are counted by the segments
+/// behind, which repeat the vote.
 #[must_use]
 pub fn scan_past_entry(bytes: &[u8], successors: Successors) -> Option<Scan> {
     let mut scan = begin(bytes).ok()?;
     walk(bytes, &mut scan)?;
+    let seed = scan.header.seed();
     let rest = bytes.get(scan.end as usize..)?;
     let damaged = parse_head(rest).ok()?;
+    let frame = rest.get(..damaged.frame_bytes())?;
     let frames_before = scan.frames.len();
-    if frames_before == 0 || !damaged.kind.is_entry() {
+    let is_frame = |at: usize| rest.get(at..).is_some_and(|rest| parse_frame(rest, seed).is_ok());
+    if frames_before == 0 || !damaged.kind.is_entry() || (8..frame.len()).step_by(8).any(is_frame) {
         return None;
     }
-    let is_named = names_itself(rest, &scan);
-    scan.end += damaged.frame_bytes() as u64;
+    let is_named = names_itself(&damaged, frame, &scan);
+    scan.end += frame.len() as u64;
     scan.next_index += 1;
     scan.crc = damaged.crc;
     let stopped = walk(bytes, &mut scan);
     let behind = scan.frames.get(frames_before..)?;
     let is_vouched_for = match successors {
-        Successors::Some { live_end } => {
-            let is_end = bytes.len() as u64 == scan.end;
-            scan.next_index >= live_end && (is_end || !behind.is_empty())
+        Successors::Some { .. } => {
+            is_replaced(&scan, successors) && (bytes.len() as u64 == scan.end || !behind.is_empty())
         }
-        // A small state is whole: had the damaged frame been one, too, nothing is lost. An entry tells the index of the one before it.
+        // A small state is whole: had the damaged frame been one, too, nothing is lost. An entry tells the index of the one before it,
+        // unless the chain goes on to one that tells another.
         Successors::None => {
             let tells = |frame: &FoundFrame| frame.head.kind == FrameKind::State || frame.head.kind.is_entry();
-            !behind.is_empty() && (is_named || behind.iter().any(tells))
+            let next = bytes.get(scan.end as usize..).and_then(|next| parse_frame(next, seed).ok());
+            let is_contradicted = next.is_some_and(|(head, _)| head.previous_crc == scan.crc);
+            !is_contradicted && !behind.is_empty() && (is_named || behind.iter().any(tells))
         }
     };
     (is_vouched_for && refusal(bytes, &scan, successors, stopped).is_none()).then_some(scan)
 }
 
-/// Whether what is left of a damaged frame's payload is the name of the entry that comes next: with an index that follows, in a term
-/// for which there was a vote.
-fn names_itself(damaged: &[u8], scan: &Scan) -> bool {
-    let payload = damaged.get(FRAME_HEADER_BYTES..).filter(|payload| payload.len() >= ENTRY_PREFIX_BYTES);
-    let id = payload.map(|payload| parse_prefix(payload).0);
-    id.is_some_and(|id| {
-        id.index == scan.next_index && scan.state.vote.is_some_and(|vote| (1..=vote.term).contains(&id.term))
-    })
+/// Whether a damaged frame is the batch that comes next, by what is left of its payload: its index follows, there was a vote for its
+/// term, and the batch's header is one, of the same offset and of the frame's length.
+fn names_itself(damaged: &FrameHead, frame: &[u8], scan: &Scan) -> bool {
+    let payload = frame.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + damaged.length).unwrap_or_default();
+    let Some((name, batch)) = payload.split_at_checked(ENTRY_PREFIX_BYTES) else { return false };
+    let (id, first_offset) = parse_prefix(name);
+    let is_voted_for = scan.state.vote.is_some_and(|vote| (1..=vote.term).contains(&id.term));
+    damaged.kind == FrameKind::Batch
+        && id.index == scan.next_index
+        && is_voted_for
+        && BatchHeader::parse(batch)
+            .is_ok_and(|header| header.first_offset == first_offset && header.length as usize == batch.len())
+}
+
+/// Whether all that comes next was replaced by later segments.
+fn is_replaced(scan: &Scan, successors: Successors) -> bool {
+    matches!(successors, Successors::Some { live_end } if scan.next_index >= live_end)
 }
 
 /// A scan that has read the header.
@@ -167,7 +183,7 @@ fn walk(bytes: &[u8], scan: &mut Scan) -> Option<&'static str> {
 /// Why a segment whose frames end here is refused.
 fn refusal(bytes: &[u8], scan: &Scan, successors: Successors, stopped: Option<&'static str>) -> Option<&'static str> {
     match successors {
-        Successors::Some { live_end } => stopped.filter(|_| scan.next_index < live_end),
+        Successors::Some { .. } => stopped.filter(|_| !is_replaced(scan, successors)),
         Successors::None => damage_below_durable(bytes, scan, stopped),
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! * A flipped bit in a small frame, or in the header of any, is found by trying (CRC32C tells single flips in short blocks
 //!   apart); that needs no peer, and is what brings control frames back, which no peer has.
-//! * An entry is rebuilt from the peer's, and accepted only when the bytes that result carry the CRC that is recorded: in
-//!   the damaged frame itself, or as the previous CRC in the frame behind it. Nothing unproven is written.
+//! * An entry is rebuilt from the peer's, and accepted only when the bytes that result carry the CRC that is recorded: as the
+//!   previous CRC in the frame behind it, or, where none is left, in the damaged frame itself. Nothing unproven is written, and
+//!   nothing from which the chain would not go on.
 //! * Deliberately absent: repair of several neighbouring control frames lost at once (refused; wipe and rejoin).
 //! * Source: DESIGN D2 "Recovery"; docs/adr/0003-segment-store.md.
 
@@ -19,7 +20,7 @@ use super::service::Repair;
 use super::types::{Damage, LogEntry};
 use super::writer::{Place, SEGMENT_SUFFIX};
 
-/// Longest frame in which a single flipped bit is searched for. CRC32C's distance is 4 up to 5243 bits. Unit: bytes.
+/// Longest frame in which a single flipped bit is searched for. CRC32C's distance is 6 up to 5243 bits. Unit: bytes.
 const FLIP_SEARCH_BYTES_MAX: usize = 640;
 
 /// A damaged place with what repair needs around it.
@@ -114,24 +115,28 @@ fn restore(wound: &Wound, entry: Option<&LogEntry>) -> Option<Vec<u8>> {
     let follows = |bytes: &[u8]| parse_frame(bytes, seed).is_ok_and(|(head, _)| head.previous_crc == previous_crc);
     // In a header, the flipped bit may be one of the length: there the frame decides for itself how far it goes.
     let flipped = unflip(short, short.len(), follows).or_else(|| unflip(rest, FRAME_HEADER_BYTES, follows));
-    if let Some(restored) = flipped {
-        let (head, _) = parse_frame(&restored, seed).ok()?;
+    let recorded_behind = |size: usize| {
+        rest.get(size..).and_then(|behind| parse_frame(behind, seed).ok()).map(|(head, _)| head.previous_crc)
+    };
+    if let Some(restored) = flipped
+        && let Ok((head, _)) = parse_frame(&restored, seed)
+        && recorded_behind(head.frame_bytes()).is_none_or(|crc| crc == head.crc)
+    {
         return restored.get(..head.frame_bytes()).map(<[u8]>::to_vec);
     }
     let entry = entry?;
     let payload = entry_payload(entry, offset);
     let size = frame_bytes(payload.len());
     let recorded_here = u32::from_le_bytes(*rest.get(24..)?.first_chunk()?);
-    let recorded_behind =
-        rest.get(size..).and_then(|behind| parse_frame(behind, seed).ok()).map(|(head, _)| head.previous_crc);
+    let recorded = recorded_behind(size).unwrap_or(recorded_here);
     let stored_end = u64::from_le_bytes(*rest.get(16..)?.first_chunk()?);
-    // The durable end in the header is one of the places where a frame ends.
-    let ends = before.iter().map(|(_, at)| at.position);
+    // The durable end in the header is one of the places where a frame ends, and never before an earlier one.
+    let last_end = before.last().map_or(0, |(frame, _)| frame.head.durable_end);
+    let ends = before.iter().map(|(_, at)| at.position).filter(|&end| end >= last_end);
     let (kind, _) = body_bytes(&entry.body);
     std::iter::once(stored_end).chain(ends).find_map(|durable_end| {
         let (bytes, crc) = encode_frame(kind, &payload, seed, previous_crc, durable_end);
-        let proven = crc == recorded_here || Some(crc) == recorded_behind;
-        (proven && position + bytes.len() <= wound.bytes.len()).then_some(bytes)
+        (crc == recorded && position + bytes.len() <= wound.bytes.len()).then_some(bytes)
     })
 }
 

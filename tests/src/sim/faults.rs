@@ -4,21 +4,18 @@
 //!   not happen.
 //! * Some kinds look for the node that leads a partition, and often come back to the same one: what breaks a promise is seldom
 //!   one fault, and hardly ever one of a follower.
-//! * Invariant: bits rot on one log node a run, one bit a file, in entries that its peers have: more than that nobody may be
-//!   able to repair (two bits of a frame without an entry; an entry that nobody else has).
+//! * Invariant: bits rot on one log node a run, and such that somebody can mend it (`rot`).
 //! * Invariant: after [`Faults::stop`] nothing is broken any more, but for what only a restart finds.
 //! * Source: Groce and others 2012, "Swarm testing".
 
 use super::cluster::{CLIENT_HOST, Cluster, Death, LOG_HOSTS};
 use super::disk::Pace;
 use super::network::{Cut, HostId, Weather};
-use super::settings::DATA_DIR;
+use super::rot::{Rot, Spot};
 use crate::harness::Rng;
 use duramen_common::PartitionId;
-use duramen_log_service::disk::Disk as _;
 use duramen_log_service::store::{PartitionLog, StoredVote};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 /// A kind of fault.
@@ -144,9 +141,9 @@ pub struct Faults {
     next_ms: u64,
     gap_ms_max: u64,
     mends: Vec<(u64, Mend)>,
-    /// The only log node whose bits rot, and the files in which one has.
+    /// The only log node whose bits rot, and what has.
     rotting: usize,
-    rotten: BTreeSet<PathBuf>,
+    rot: Rot,
     /// The leader that was broken last, and what is still to happen to one, and when.
     leader: Option<usize>,
     to_come: Vec<(u64, Step)>,
@@ -170,7 +167,7 @@ impl Faults {
             gap_ms_max,
             mends: Vec::new(),
             rotting,
-            rotten: BTreeSet::new(),
+            rot: Rot::default(),
             leader: None,
             to_come: Vec::new(),
             counts: BTreeMap::new(),
@@ -430,31 +427,14 @@ impl Faults {
         }
     }
 
-    /// Flips a bit in a segment that is not its partition's last: there, everything is committed and on the peers.
     fn rot(&mut self, cluster: &Cluster) -> bool {
         let medium = cluster.medium(self.rotting);
-        let mut segments: Vec<PathBuf> = Vec::new();
-        for partition in ["0", "1"] {
-            let folder = Path::new(DATA_DIR).join("partitions").join(partition);
-            let names = medium.list(&folder).unwrap_or_default();
-            let mut here: Vec<&String> = names.iter().filter(|name| name.ends_with(".segment")).collect();
-            here.truncate(here.len().saturating_sub(2));
-            let paths = here.into_iter().map(|name| folder.join(name));
-            segments.extend(paths.filter(|path| !self.rotten.contains(path)));
+        let Some(Spot { file, position, masks }) = self.rot.next(medium, &mut self.rng) else { return false };
+        for (at, &mask) in (position..).zip(&masks) {
+            medium.flip(&file, at, mask);
         }
-        if segments.is_empty() {
-            return false;
-        }
-        let segment = self.rng.pick(&segments).clone();
-        let length = medium.bytes(&segment).len();
-        if length == 0 {
-            return false;
-        }
-        let (position, bit) = (self.rng.below(length), self.rng.below(8));
-        medium.flip(&segment, position as u64, 1 << bit);
-        self.rotten.insert(segment.clone());
-        cluster.network.note("rot", &[position as u64, bit as u64], || {
-            format!("{} {} at {position}", cluster.host(self.rotting).name, segment.display())
+        cluster.network.note("rot", &[position, masks.len() as u64, u64::from(masks[0])], || {
+            format!("{} {} at {position}, {} bytes", cluster.host(self.rotting).name, file.display(), masks.len())
         });
         true
     }

@@ -25,6 +25,7 @@ pub mod packet;
 pub mod panics;
 pub mod process;
 pub mod regressions;
+mod rot;
 pub mod run;
 pub mod seams;
 pub mod seen;

@@ -270,10 +270,48 @@ fn a_damaged_vote_is_not_taken_for_an_entry() {
     }
 }
 
+/// Goal: nothing acknowledged passes for a torn tail because something else before it was taken for an entry. Method: a marker, or a
+/// vote that another one follows, gets an entry's kind; behind them is one acknowledged group that no later frame records as durable.
+#[test]
+fn entries_behind_what_was_no_entry_are_not_a_torn_tail() {
+    for victim in [FrameKind::Marker, FrameKind::State] {
+        let disk = MemDisk::new();
+        let (store, log) = open(&disk).unwrap();
+        block(&store, log.save_vote(StoredVote { term: 1, node: 1, committed: true })).unwrap();
+        append(&log, (0..3).map(|index| entry(1, index, 2)).collect());
+        store.step();
+        log.advance_committed(COMMITTED, duramen_common::ids::Offset::new(6), None);
+        append(&log, vec![entry(1, 3, 2)]);
+        store.step();
+        match victim {
+            FrameKind::Marker => assert!(store.step_idle()),
+            _ => block(&store, log.save_vote(StoredVote { term: 2, node: 2, committed: false })).unwrap(),
+        }
+        block(&store, log.save_vote(VOTE)).unwrap();
+        let acknowledged = Answers::default();
+        log.append((4..7).map(|index| entry(1, index, 2)).collect(), acknowledged.callback(1)).unwrap();
+        store.step();
+        assert_eq!(*acknowledged.0.lock(), [(1, true)]);
+        drop((store, log));
+        let path = segments(&disk).remove(0);
+        let mut bytes = disk.bytes(&path);
+        let frames = frames(&bytes);
+        let (start, _, kind) = frames[frames.len() - 5];
+        assert_eq!(kind, victim, "{frames:?}");
+        bytes[start + 5] = FrameKind::Blank as u8;
+        // One more, lest it proves itself.
+        bytes[start + if victim == FrameKind::Marker { 16 } else { FRAME_HEADER_BYTES + 2 }] ^= 1;
+        disk.put(&path, &bytes);
+        let what = format!("{victim:?}");
+        assert!(!nothing_is_lost(&disk, &what), "{what}");
+    }
+}
+
 /// Goal: an entry with nothing but a marker behind it is known for one by its own name, or not at all.
 #[test]
 fn the_last_entry_is_passed_over_by_its_name() {
-    for (is_name_damaged, from) in [(false, ENTRY_PREFIX_BYTES), (true, 0)] {
+    let behind_the_batchs_header = ENTRY_PREFIX_BYTES + duramen_common::batch::BATCH_HEADER_BYTES;
+    for (is_name_damaged, from) in [(false, behind_the_batchs_header), (true, ENTRY_PREFIX_BYTES), (true, 0)] {
         let (disk, path) = with_a_vote_between(false);
         let mut bytes = disk.bytes(&path);
         let &(start, end, _) = frames(&bytes).iter().rfind(|(_, _, kind)| kind.is_entry()).unwrap();
@@ -281,6 +319,41 @@ fn the_last_entry_is_passed_over_by_its_name() {
         disk.put(&path, &bytes);
         assert_eq!(nothing_is_lost(&disk, "the last entry"), !is_name_damaged);
     }
+}
+
+/// Goal: chosen bytes do not pass either. Method: a length that swallows two entries, with the checksum of the last of them as its own; the
+/// last vote made an entry, with the name of the one that comes next.
+#[test]
+fn lies_that_agree_are_not_believed() {
+    let (disk, path) = stopped(false);
+    let mut bytes = disk.bytes(&path);
+    let entries: Vec<_> = frames(&bytes).into_iter().filter(|(_, _, kind)| kind.is_entry()).collect();
+    let ((start, ..), (last_start, last_end, _)) = (entries[4], entries[6]);
+    let length = u32::try_from(last_end - start - FRAME_HEADER_BYTES).unwrap();
+    bytes[start + 8..start + 12].copy_from_slice(&length.to_le_bytes());
+    bytes.copy_within(last_start + 24..last_start + 28, start + 24);
+    disk.put(&path, &bytes);
+    assert!(!nothing_is_lost(&disk, "two entries"));
+
+    let disk = MemDisk::new();
+    let (store, log) = open(&disk).unwrap();
+    append(&log, (0..7).map(|index| entry(1, index, 2)).collect());
+    store.step();
+    log.advance_committed(COMMITTED, duramen_common::ids::Offset::new(6), None);
+    block(&store, log.save_vote(StoredVote { term: 1, node: 1, committed: true })).unwrap();
+    block(&store, log.save_vote(VOTE)).unwrap();
+    store.close();
+    drop((store, log));
+    let path = segments(&disk).remove(0);
+    let mut bytes = disk.bytes(&path);
+    let states: Vec<_> = frames(&bytes).into_iter().filter(|(_, _, kind)| *kind == FrameKind::State).collect();
+    let (start, ..) = *states.last().unwrap();
+    bytes[start + 5] = FrameKind::Batch as u8;
+    let payload = start + FRAME_HEADER_BYTES;
+    bytes[payload..payload + 8].copy_from_slice(&1u64.to_le_bytes());
+    bytes[payload + 8..payload + 16].copy_from_slice(&7u64.to_le_bytes());
+    disk.put(&path, &bytes);
+    assert!(!nothing_is_lost(&disk, "the vote"));
 }
 
 /// Goal: no vote is of an earlier term than an entry: openraft takes that for a log that went back.
