@@ -60,6 +60,9 @@ pub enum Kind {
     /// A leader that can replicate nothing dies, is back at once, may be elected again, and is cut off before it can
     /// replicate what it has: three faults in a row that chance seldom puts together.
     LeaderComesBack,
+    /// A leader that can replicate nothing dies, and some of what it wrote last rots while its peers go on without it: they may
+    /// commit other entries in the place of the one that is damaged.
+    LeaderRots,
 }
 
 impl Kind {
@@ -82,8 +85,15 @@ impl Kind {
     ];
 
     /// Those that look for a leader, and what makes its messages late.
-    pub const OF_LEADERS: [Kind; 6] =
-        [Kind::CutLeader, Kind::NarrowLeader, Kind::CrashLeader, Kind::PauseLeader, Kind::LeaderComesBack, Kind::Storm];
+    pub const OF_LEADERS: [Kind; 7] = [
+        Kind::CutLeader,
+        Kind::NarrowLeader,
+        Kind::CrashLeader,
+        Kind::PauseLeader,
+        Kind::LeaderComesBack,
+        Kind::LeaderRots,
+        Kind::Storm,
+    ];
 }
 
 /// What may break in a run, and how often.
@@ -132,6 +142,8 @@ enum Step {
     Crash(usize),
     /// A log node is cut off from its peers.
     Cut(usize),
+    /// A log node dies, one of its last batches rots, and it is not back soon.
+    Rot(usize),
 }
 
 /// The faults of a run.
@@ -242,6 +254,15 @@ impl Faults {
             match step {
                 Step::Crash(host) => self.crash(host, 150, cluster),
                 Step::Cut(host) => self.cut_from_peers(host, (2_000, 4_000), cluster),
+                Step::Rot(host) => {
+                    let death = self.death();
+                    cluster.crash(host, death, self.rng.within(1_500, 4_000));
+                    if self.may_rot(host) {
+                        self.rotting = host;
+                        let spot = self.rot.last_batch(cluster.medium(host), &mut self.rng);
+                        self.flip(spot, cluster);
+                    }
+                }
             }
         }
     }
@@ -317,10 +338,16 @@ impl Faults {
                 medium.set_quota(Some(medium.used_bytes() + left_bytes));
                 self.mend_after(cluster, 300, 4_000, Mend::Quota(log));
             }
-            Kind::BitRot => return self.rot(cluster),
-            Kind::CutLeader | Kind::NarrowLeader | Kind::CrashLeader | Kind::PauseLeader | Kind::LeaderComesBack => {
-                return self.break_leader(kind, cluster);
+            Kind::BitRot => {
+                let spot = self.rot.anywhere(cluster.medium(self.rotting), &mut self.rng);
+                return self.flip(spot, cluster);
             }
+            Kind::CutLeader
+            | Kind::NarrowLeader
+            | Kind::CrashLeader
+            | Kind::PauseLeader
+            | Kind::LeaderComesBack
+            | Kind::LeaderRots => return self.break_leader(kind, cluster),
         }
         true
     }
@@ -340,6 +367,15 @@ impl Faults {
                 let cut_ms = crash_ms + self.rng.within(1_200, 2_500);
                 self.to_come.extend([(crash_ms, Step::Crash(leader)), (cut_ms, Step::Cut(leader))]);
                 self.mends.push((cut_ms + self.rng.within(0, 3_000), Mend::Narrow(leader)));
+            }
+            Kind::LeaderRots => {
+                if !self.may_rot(leader) {
+                    return false;
+                }
+                narrow(leader, true, cluster);
+                let rot_ms = cluster.now_ms() + self.rng.within(200, 1_200);
+                self.to_come.push((rot_ms, Step::Rot(leader)));
+                self.mends.push((rot_ms, Mend::Narrow(leader)));
             }
             _ => {
                 let high_ms = *self.rng.pick(&[1_000, 5_000]);
@@ -370,7 +406,7 @@ impl Faults {
     }
 
     fn crash(&mut self, host: usize, down_ms_max: u64, cluster: &mut Cluster) {
-        let death = if self.rng.in_thousand(600) { Death::Power { seed: self.rng.bits() } } else { Death::Kill };
+        let death = self.death();
         let down_ms = self.rng.within(20, down_ms_max);
         if self.rng.in_thousand(400) {
             cluster.crash(host, death, down_ms);
@@ -379,6 +415,10 @@ impl Faults {
             cluster.crash_soon(host, effects, death, down_ms);
             self.mend_after(cluster, 500, 500, Mend::Death(host, death));
         }
+    }
+
+    fn death(&mut self) -> Death {
+        if self.rng.in_thousand(600) { Death::Power { seed: self.rng.bits() } } else { Death::Kill }
     }
 
     /// Cuts a host off from all others, or from some.
@@ -427,13 +467,18 @@ impl Faults {
         }
     }
 
-    fn rot(&mut self, cluster: &Cluster) -> bool {
-        let medium = cluster.medium(self.rotting);
-        let Some(Spot { file, position, masks }) = self.rot.next(medium, &mut self.rng) else { return false };
+    /// Whether a log node is the only one that rots.
+    fn may_rot(&self, host: usize) -> bool {
+        !self.rot.has_begun() || self.rotting == host
+    }
+
+    /// Lets a place of the rotting node's medium rot; whether there is one.
+    fn flip(&self, spot: Option<Spot>, cluster: &Cluster) -> bool {
+        let Some(Spot { file, position, masks }) = spot else { return false };
         for (at, &mask) in (position..).zip(&masks) {
-            medium.flip(&file, at, mask);
+            cluster.medium(self.rotting).flip(&file, at, mask);
         }
-        cluster.network.note("rot", &[position, masks.len() as u64, u64::from(masks[0])], || {
+        cluster.network.note("rot", &[position, masks.len() as u64], || {
             format!("{} {} at {position}, {} bytes", cluster.host(self.rotting).name, file.display(), masks.len())
         });
         true
