@@ -48,7 +48,7 @@ fn invariants_hold_under_faults() {
 #[test]
 fn seeds_that_met_something_once_hold() {
     for regression in REGRESSIONS {
-        if let Err(violation) = run_seed(regression.seed, &SimOptions::default()) {
+        if let Err(violation) = run_seed(regression.seed, &regression.options()) {
             panic!("{}: {violation}", regression.met);
         }
     }
