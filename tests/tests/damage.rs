@@ -150,7 +150,9 @@ e2e! {
             })
             .await;
         }
-        cluster.log.iter_mut().for_each(|process| process.kill());
+        for process in &mut cluster.log {
+            process.kill();
+        }
         for (number, partition) in [(0, "0"), (1, "1")] {
             let folder = cluster.log_data(number).join("partitions").join(partition);
             let (file, at) = (0..16).find_map(|other| find(&folder, value(other).as_bytes()).pop()).expect("a value");
