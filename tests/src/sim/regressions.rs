@@ -45,5 +45,6 @@ pub const REGRESSIONS: &[Regression] = &[
         "damage in an entry in whose place its peers had committed another: a log node that did not start again",
     ),
     met_by_leaders(36, "the same, in the meta partition"),
+    met(23_523, "a repeat beyond the window that was judged by its first place (tests)"),
     met_by_leaders(101, "damage that was made on another node than it was made for (tests)"),
 ];

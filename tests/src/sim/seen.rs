@@ -27,6 +27,8 @@ pub struct Written {
     pub client: u64,
     /// Its place; none where the answer does not name it (412 names the position served).
     pub place: Option<Timestamp>,
+    /// What its client had seen of the partition once it was answered: its place is not behind that.
+    pub seen: Option<Timestamp>,
     /// The record's id, where the client knows it.
     pub id: Option<RequestId>,
     /// On what it depends.

@@ -14,6 +14,9 @@ use duramen_serving_node::Outcome;
 /// Holds a refusal to the ledger; false while that does not cover it.
 pub(super) fn check_refused(write: &Written, ledgers: &Ledgers) -> Result<bool, Broken> {
     let Some(id) = write.id else { return Ok(true) };
+    if write.seen.is_some_and(|seen| ledgers.get(seen.partition).is_none_or(|ledger| ledger.end() <= seen.offset)) {
+        return Ok(false);
+    }
     let Some((partition, ledger)) = ledgers.iter().find(|(_, ledger)| !ledger.places(id).is_empty()) else {
         return Ok(false);
     };

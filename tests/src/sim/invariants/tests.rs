@@ -72,6 +72,7 @@ fn first() -> Written {
     Written {
         client: 1,
         place: Some(at(0)),
+        seen: Some(at(0)),
         id: Some(id(100)),
         guards: vec![Guard { key: bytes("a"), condition: GuardCondition::Absent }],
         updates: updates.map(update).to_vec(),
@@ -107,6 +108,17 @@ fn a_failed_guard_failed() {
     is_true(Seen::Write(Written { place: None, ..failed(GuardCondition::Exists) }));
     is_a_lie(Seen::Write(failed(GuardCondition::Absent)), 8, "all guards hold");
     is_a_lie(Seen::Write(Written { place: None, ..failed(GuardCondition::Absent) }), 8, "all guards hold");
+}
+
+/// Goal: a repeat beyond the window is judged by its own place, once the ledger has it, not by the first one's.
+#[test]
+fn a_refusal_without_a_place_is_judged_once_all_that_its_client_saw_is_known() {
+    let refused =
+        |seen| Seen::Write(Written { place: None, seen: Some(at(seen)), effect: Effect::NoEffect, ..first() });
+    is_a_lie(refused(4), 8, "said to be NoEffect");
+    let mut told = Told::default();
+    told.judge(vec![refused(5)], &ledgers()).unwrap();
+    assert!(told.waits());
 }
 
 #[test]

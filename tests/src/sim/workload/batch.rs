@@ -128,6 +128,7 @@ impl Client {
                 self.stage.witness.lock().see(Seen::Write(Written {
                     client: self.number,
                     place: Some(at),
+                    seen: Some(at),
                     id: Some(batch.id(place)),
                     guards: Vec::new(),
                     updates: vec![update.clone()],

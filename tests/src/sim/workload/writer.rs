@@ -139,7 +139,18 @@ impl Client {
 
     fn written(&self, record: &Record, effect: Effect, place: Option<Timestamp>, known: Ends) -> Written {
         let guards = record.guards.iter().map(|guarded| guarded.guard.clone()).collect();
-        Written { client: self.number, place, id: record.id(), guards, updates: record.updates.clone(), effect, known }
+        let partition = record.partition;
+        let seen = self.session.as_ref().and_then(|session| session.position(partition));
+        Written {
+            client: self.number,
+            place,
+            seen: seen.map(|offset| Timestamp { partition, offset }),
+            id: record.id(),
+            guards,
+            updates: record.updates.clone(),
+            effect,
+            known,
+        }
     }
 
     /// Asks until an answer is certain, or patience ends: then whether anything may have happened.
