@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::store::Repair;
-use crate::store::frame::parse_head;
 
 /// A stopped store whose first segment holds entries, votes and a marker; returns the disk, that segment and the log.
 fn written() -> (MemDisk, PathBuf, Vec<LogEntry>) {
@@ -18,17 +17,6 @@ fn written() -> (MemDisk, PathBuf, Vec<LogEntry>) {
     store.close();
     drop((store, log));
     (disk.clone(), segments(&disk).remove(0), entries)
-}
-
-/// Positions of frames and where they end.
-fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
-    let mut at = crate::store::frame::SEGMENT_HEADER_BYTES;
-    let mut frames = Vec::new();
-    while let Ok(head) = parse_head(&bytes[at..]) {
-        frames.push((at, at + head.frame_bytes()));
-        at += head.frame_bytes();
-    }
-    frames
 }
 
 /// Goal: a flipped bit anywhere below the recorded durable end is refused with file, position and advice: the last
@@ -91,9 +79,7 @@ fn a_damaged_frame_is_repaired_from_a_peer() {
             let mut damaged = bytes.clone();
             damaged[position] ^= mask;
             disk.put(&path, &damaged);
-            let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
-            let entropy = Arc::new(CountingEntropy(AtomicU64::new(9)));
-            let store = Store::open(folder, identity(), config(), entropy, SyncMode::Manual).unwrap();
+            let store = unopened(&disk).unwrap();
             assert_eq!(store.repair(PARTITION, &entries).unwrap(), Repair::Whole, "byte {position}");
             assert_eq!(disk.bytes(&path), bytes, "byte {position}");
         }
@@ -117,16 +103,14 @@ fn a_flipped_bit_in_a_header_needs_no_peer() {
     let path = segments(&disk).remove(0);
     let bytes = disk.bytes(&path);
     let frames = frames(&bytes);
-    assert_eq!(frames.iter().filter(|(start, end)| end - start > 640).count(), 3);
-    for &(start, _) in frames.iter().rev().skip(1) {
+    assert_eq!(frames.iter().filter(|(start, end, _)| end - start > 640).count(), 3);
+    for &(start, ..) in frames.iter().rev().skip(1) {
         for bit in 0..8 * crate::store::frame::FRAME_HEADER_BYTES {
             let mut damaged = bytes.clone();
             damaged[start + bit / 8] ^= 1 << (bit % 8);
             disk.crash(0);
             disk.put(&path, &damaged);
-            let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
-            let entropy = Arc::new(CountingEntropy(AtomicU64::new(9)));
-            let store = Store::open(folder, identity(), config(), entropy, SyncMode::Manual).unwrap();
+            let store = unopened(&disk).unwrap();
             assert_eq!(store.repair(PARTITION, &[]).unwrap(), Repair::Whole, "bit {bit} of the frame at {start}");
             assert_eq!(disk.bytes(&path), bytes, "bit {bit} of the frame at {start}");
         }
@@ -138,21 +122,14 @@ fn a_flipped_bit_in_a_header_needs_no_peer() {
 fn an_overwritten_entry_is_repaired_only_by_the_identical_entry() {
     let (disk, path, entries) = written();
     let bytes = disk.bytes(&path);
-    let (start, end) = frames(&bytes)
-        .into_iter()
-        .find(|(start, end)| {
-            let head = parse_head(&bytes[*start..]).unwrap();
-            head.kind == crate::store::frame::FrameKind::Batch && end - start > 100
-        })
-        .unwrap();
+    let (start, end, _) =
+        frames(&bytes).into_iter().find(|(start, end, kind)| *kind == FrameKind::Batch && end - start > 100).unwrap();
     for (from, to) in [(start + 28, end), (start, start + 28), (start, end)] {
         let mut damaged = bytes.clone();
         damaged[from..to].fill(0x5a);
         disk.crash(0);
         disk.put(&path, &damaged);
-        let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
-        let entropy = Arc::new(CountingEntropy(AtomicU64::new(9)));
-        let store = Store::open(folder, identity(), config(), entropy, SyncMode::Manual).unwrap();
+        let store = unopened(&disk).unwrap();
         let damage = store.damage(PARTITION).unwrap().unwrap();
         assert_eq!((damage.position as usize, &damage.file), (start, &path));
         let mut other = entries.clone();
@@ -181,7 +158,7 @@ fn a_torn_tail_is_cut() {
     drop((store, log));
     let path = segments(&disk).pop().unwrap();
     let bytes = disk.bytes(&path);
-    let (last_start, last_end) = *frames(&bytes).last().unwrap();
+    let (last_start, last_end, _) = *frames(&bytes).last().unwrap();
     for cut in last_start..last_end {
         disk.crash(0);
         let mut torn = bytes.clone();
@@ -331,18 +308,14 @@ fn replaced() -> (MemDisk, PathBuf, Vec<LogEntry>) {
 fn damage_in_what_was_replaced_is_none() {
     let (disk, path, entries) = replaced();
     let bytes = disk.bytes(&path);
-    let is_entry = |start: &usize| parse_head(&bytes[*start..]).unwrap().kind.is_entry();
-    let starts = frames(&bytes).into_iter().map(|(start, _)| start);
-    let first_replaced = starts.filter(is_entry).nth(4).unwrap();
-    for position in crate::store::frame::SEGMENT_HEADER_BYTES..bytes.len() {
+    let (first_replaced, ..) = frames(&bytes).into_iter().filter(|(_, _, kind)| kind.is_entry()).nth(4).unwrap();
+    for position in SEGMENT_HEADER_BYTES..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[position] ^= 0x5a;
         disk.crash(0);
         disk.put(&path, &damaged);
-        let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
-        let entropy = Arc::new(CountingEntropy(AtomicU64::new(1 + disk.call_count() * 1_000_000)));
         let small_cache = StoreConfig { cache_bytes_partition_max: 0, ..config() };
-        let store = Store::open(folder, identity(), small_cache, entropy, SyncMode::Manual).unwrap();
+        let store = unopened_with(&disk, small_cache, disk.call_count()).unwrap();
         let is_found = store.damage(PARTITION).unwrap().is_some();
         assert_eq!(is_found, position < first_replaced, "byte {position}; from {first_replaced} on all is replaced");
         if !is_found {
@@ -374,14 +347,12 @@ fn damage_in_a_segment_that_was_replaced_whole_is_none() {
     drop((store, log));
     let path = segments(&disk).remove(1);
     let bytes = disk.bytes(&path);
-    for position in crate::store::frame::SEGMENT_HEADER_BYTES..bytes.len() {
+    for position in SEGMENT_HEADER_BYTES..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[position] ^= 0x5a;
         disk.crash(0);
         disk.put(&path, &damaged);
-        let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
-        let entropy = Arc::new(CountingEntropy(AtomicU64::new(1 + disk.call_count() * 1_000_000)));
-        let store = Store::open(folder, identity(), config(), entropy, SyncMode::Manual).unwrap();
+        let store = unopened(&disk).unwrap();
         assert_eq!(store.damage(PARTITION).unwrap(), None, "byte {position}");
         let log = store.open_partition(PARTITION).unwrap();
         assert_eq!(all(&log), entries, "byte {position}");

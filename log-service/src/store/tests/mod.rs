@@ -9,6 +9,7 @@ mod ids;
 mod reading;
 mod replace;
 
+use super::frame::{FrameKind, SEGMENT_HEADER_BYTES, parse_head};
 use super::{
     DataFolder, EntryBody, EntryId, LogEntry, PartitionLog, Store, StoreConfig, StoreError, StoreIdentity, SyncMode,
 };
@@ -41,10 +42,19 @@ pub(super) fn config() -> StoreConfig {
     StoreConfig { segment_bytes: 4096, reserve_bytes: 0, dedup_window: 64, ..StoreConfig::default() }
 }
 
-pub(super) fn open_with(disk: &MemDisk, config: StoreConfig, seed: u64) -> Result<(Store, PartitionLog), StoreError> {
+/// A store of which no partition is open yet.
+pub(super) fn unopened(disk: &MemDisk) -> Result<Store, StoreError> {
+    unopened_with(disk, config(), disk.call_count())
+}
+
+pub(super) fn unopened_with(disk: &MemDisk, config: StoreConfig, seed: u64) -> Result<Store, StoreError> {
     let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data"))?;
     let entropy = Arc::new(CountingEntropy(AtomicU64::new(1 + seed * 1_000_000)));
-    let store = Store::open(folder, identity(), config, entropy, SyncMode::Manual)?;
+    Store::open(folder, identity(), config, entropy, SyncMode::Manual)
+}
+
+pub(super) fn open_with(disk: &MemDisk, config: StoreConfig, seed: u64) -> Result<(Store, PartitionLog), StoreError> {
+    let store = unopened_with(disk, config, seed)?;
     let log = store.open_partition(PARTITION)?;
     Ok((store, log))
 }
@@ -103,6 +113,17 @@ pub(super) fn segments(disk: &MemDisk) -> Vec<PathBuf> {
     let folder = Path::new("/data/partitions/0");
     let names = disk.list(folder).unwrap();
     names.iter().filter(|name| name.ends_with(".segment")).map(|name| folder.join(name)).collect()
+}
+
+/// Frames of a segment, by their headers: where each starts and ends, and what it holds.
+pub(super) fn frames(bytes: &[u8]) -> Vec<(usize, usize, FrameKind)> {
+    let mut at = SEGMENT_HEADER_BYTES;
+    let mut frames = Vec::new();
+    while let Some(head) = bytes.get(at..).and_then(|rest| parse_head(rest).ok()) {
+        frames.push((at, at + head.frame_bytes(), head.kind));
+        at += head.frame_bytes();
+    }
+    frames
 }
 
 /// What a closure's future gives, with the sync work stepped for it.

@@ -132,9 +132,7 @@ fn damage_met_while_reading_is_repaired_at_the_next_start() {
     store.close();
     drop((store, log));
 
-    let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data")).unwrap();
-    let entropy = Arc::new(CountingEntropy(AtomicU64::new(1 << 40)));
-    let store = Store::open(folder, identity(), config(), entropy, SyncMode::Manual).unwrap();
+    let store = unopened(&disk).unwrap();
     assert!(matches!(store.open_partition(PARTITION), Err(StoreError::Corrupt { file, .. }) if file == path));
     let from = whole.iter().position(|entry| entry.id.index == index).unwrap();
     assert!(matches!(store.repair(PARTITION, &whole[from..]), Ok(super::super::Repair::Whole)));

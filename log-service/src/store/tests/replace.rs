@@ -1,9 +1,7 @@
 //! A peer's committed entries in the place of a damaged one of ours that was never committed.
 
 use super::*;
-use crate::store::frame::{
-    ENTRY_PREFIX_BYTES, FRAME_HEADER_BYTES, FrameKind, SEGMENT_HEADER_BYTES, parse_head, parse_prefix,
-};
+use crate::store::frame::{ENTRY_PREFIX_BYTES, FRAME_HEADER_BYTES, parse_prefix};
 use crate::store::{Repair, StoredVote};
 use duramen_common::NodeId;
 
@@ -11,8 +9,8 @@ const VOTE: StoredVote = StoredVote { term: 2, node: 3, committed: false };
 const NODE: NodeId = NodeId::new(4);
 const COMMITTED: EntryId = EntryId { term: 1, index: 2 };
 
-/// A stopped store with entries 0 to 6 of term 1, committed up to 2; a vote stands behind the last of them. `is_closed`: it was started
-/// once more, so that another segment follows.
+/// A stopped store with entries 0 to 6 of term 1, committed up to 2; a vote stands behind the last of them. See [`stop`] for
+/// `is_closed`.
 fn stopped(is_closed: bool) -> (MemDisk, PathBuf) {
     let disk = MemDisk::new();
     let (store, log) = open(&disk).unwrap();
@@ -22,6 +20,11 @@ fn stopped(is_closed: bool) -> (MemDisk, PathBuf) {
     }
     log.advance_committed(COMMITTED, duramen_common::ids::Offset::new(6), None);
     block(&store, log.save_vote(VOTE)).unwrap();
+    stop(store, log, disk, is_closed)
+}
+
+/// Stops a store; `is_closed`: it is started once more, so that another segment follows.
+fn stop(store: Store, log: PartitionLog, disk: MemDisk, is_closed: bool) -> (MemDisk, PathBuf) {
     store.close();
     drop((store, log));
     if is_closed {
@@ -36,23 +39,13 @@ fn stopped(is_closed: bool) -> (MemDisk, PathBuf) {
 /// Overwrites an entry behind its frame's header.
 fn damage(disk: &MemDisk, path: &Path, index: u64) {
     let mut bytes = disk.bytes(path);
-    let mut at = SEGMENT_HEADER_BYTES;
-    loop {
-        let head = parse_head(&bytes[at..]).unwrap();
-        let payload = at + FRAME_HEADER_BYTES..at + FRAME_HEADER_BYTES + head.length;
-        if head.kind.is_entry() && parse_prefix(&bytes[payload.clone()]).0.index == index {
-            bytes[payload].fill(0x5a);
-            disk.put(path, &bytes);
-            return;
-        }
-        at += head.frame_bytes();
-    }
-}
-
-fn store(disk: &MemDisk) -> Result<Store, StoreError> {
-    let folder = DataFolder::lock(Arc::new(disk.clone()), Path::new("/data"))?;
-    let entropy = Arc::new(CountingEntropy(AtomicU64::new(1 + disk.call_count() * 1_000_000)));
-    Store::open(folder, identity(), config(), entropy, SyncMode::Manual)
+    let is_it = |&(start, _, kind): &(usize, usize, FrameKind)| {
+        kind.is_entry() && parse_prefix(&bytes[start + FRAME_HEADER_BYTES..]).0.index == index
+    };
+    let (start, ..) = frames(&bytes).into_iter().find(is_it).unwrap();
+    let length = parse_head(&bytes[start..]).unwrap().length;
+    bytes[start + FRAME_HEADER_BYTES..][..length].fill(0x5a);
+    disk.put(path, &bytes);
 }
 
 fn theirs(names: &[(u64, u64)]) -> Vec<LogEntry> {
@@ -89,7 +82,7 @@ fn a_damaged_entry_that_was_never_committed_is_replaced_by_what_was() {
         for index in 4..7 {
             let (disk, path) = stopped(is_closed);
             damage(&disk, &path, index);
-            let store = store(&disk).unwrap();
+            let store = unopened(&disk).unwrap();
             assert_eq!(store.damage(PARTITION).unwrap().unwrap().index, index);
             let refused = store.repair(PARTITION, &theirs(&committed));
             assert!(matches!(refused, Err(StoreError::NotRepaired { .. })), "{refused:?}");
@@ -107,7 +100,7 @@ fn nothing_is_replaced_before_the_peers_have_committed_as_far() {
     for is_closed in [false, true] {
         let (disk, path) = stopped(is_closed);
         damage(&disk, &path, 6);
-        let store = store(&disk).unwrap();
+        let store = unopened(&disk).unwrap();
         let files = || segments(&disk).iter().map(|path| disk.bytes(path)).collect::<Vec<_>>();
         let before = files();
         let same = [(1, 3), (1, 4), (1, 5), (2, 6)];
@@ -128,11 +121,11 @@ fn committed_entries_and_votes_are_not_replaced() {
         let committed = [(2, 3), (2, 4), (2, 5), (2, 6)];
         let (disk, path) = stopped(is_closed);
         damage(&disk, &path, 2);
-        assert_eq!(store(&disk).unwrap().replaceable(PARTITION).unwrap(), None);
+        assert_eq!(unopened(&disk).unwrap().replaceable(PARTITION).unwrap(), None);
         let (disk, path) = stopped(is_closed);
         damage(&disk, &path, 4);
         damage(&disk, &path, 6);
-        let two = store(&disk).unwrap();
+        let two = unopened(&disk).unwrap();
         assert_eq!(two.replaceable(PARTITION).unwrap(), None);
         assert_eq!(replace(&two, &committed, (2, 6)).unwrap(), None);
         let (disk, path) = stopped(false);
@@ -142,7 +135,7 @@ fn committed_entries_and_votes_are_not_replaced() {
         let mut damaged = bytes.clone();
         damaged[vote.position as usize + FRAME_HEADER_BYTES..][..vote.head.length].fill(0x5a);
         disk.put(&path, &damaged);
-        assert_eq!(store(&disk).unwrap().replaceable(PARTITION).unwrap(), None, "a vote is lost");
+        assert_eq!(unopened(&disk).unwrap().replaceable(PARTITION).unwrap(), None, "a vote is lost");
     }
 }
 
@@ -156,18 +149,18 @@ fn a_replacement_is_all_or_nothing() {
             let (disk, path) = stopped(is_closed);
             damage(&disk, &path, 5);
             disk.cut_power_after(seed % 40);
-            if let Ok(store) = store(&disk) {
+            if let Ok(store) = unopened(&disk) {
                 // Cut or not.
                 let _outcome = replace(&store, &committed, (2, 7));
             }
             disk.crash(seed);
-            let again = store(&disk).unwrap();
+            let again = unopened(&disk).unwrap();
             if again.damage(PARTITION).unwrap().is_some() {
                 assert_eq!(replace(&again, &committed, (2, 7)).unwrap(), Some(Repair::Whole), "seed {seed}");
             }
             drop(again);
             disk.crash(seed + 1);
-            check(&store(&disk).unwrap(), &joined(3, &committed));
+            check(&unopened(&disk).unwrap(), &joined(3, &committed));
         }
     }
 }
@@ -186,33 +179,14 @@ fn with_a_vote_between(is_closed: bool) -> (MemDisk, PathBuf) {
         append(&log, vec![entry(1, index, 2)]);
         store.step();
     }
-    store.close();
-    drop((store, log));
-    if is_closed {
-        let (store, log) = open(&disk).unwrap();
-        store.close();
-        drop((store, log));
-    }
-    let path = segments(&disk).remove(0);
-    (disk, path)
-}
-
-/// Frames of a segment: where each starts and ends, and what it holds.
-fn frames(bytes: &[u8]) -> Vec<(usize, usize, FrameKind)> {
-    let mut at = SEGMENT_HEADER_BYTES;
-    let mut frames = Vec::new();
-    while let Some(head) = bytes.get(at..).and_then(|rest| parse_head(rest).ok()) {
-        frames.push((at, at + head.frame_bytes(), head.kind));
-        at += head.frame_bytes();
-    }
-    frames
+    stop(store, log, disk, is_closed)
 }
 
 /// Nothing that was acknowledged is given up with the damage: our log is known to its end and the vote stays, or nothing is replaced.
 /// Says whether something was.
 fn nothing_is_lost(disk: &MemDisk, what: &str) -> bool {
     let committed = [(2, 3), (2, 4), (2, 5), (2, 6)];
-    let store = store(disk).unwrap();
+    let store = unopened(disk).unwrap();
     assert!(matches!(store.repair(PARTITION, &[]).unwrap(), Repair::More(_)), "{what}: it proves itself");
     let Some(span) = store.replaceable(PARTITION).unwrap() else { return false };
     assert_eq!(span, 3..7, "{what}: entries of ours are not seen");
@@ -362,7 +336,7 @@ fn entries_of_a_later_term_than_the_vote_come_with_a_vote_in_it() {
     let committed = [(2, 3), (5, 4), (5, 5), (7, 6)];
     let (disk, path) = stopped(false);
     damage(&disk, &path, 5);
-    let store = store(&disk).unwrap();
+    let store = unopened(&disk).unwrap();
     assert_eq!(replace(&store, &committed, (7, 6)).unwrap(), Some(Repair::Whole));
     let log = store.open_partition(PARTITION).unwrap();
     assert_eq!(log.state().small.vote, Some(StoredVote { term: 7, node: NODE.get(), committed: false }));
@@ -374,7 +348,7 @@ fn entries_of_a_later_term_than_the_vote_come_with_a_vote_in_it() {
 fn entries_that_are_not_those_of_the_mark_are_not_taken() {
     let (disk, path) = stopped(false);
     damage(&disk, &path, 5);
-    let store = store(&disk).unwrap();
+    let store = unopened(&disk).unwrap();
     assert_eq!(replace(&store, &[(1, 3), (2, 4), (2, 5), (2, 6)], (3, 6)).unwrap(), None);
     assert_eq!(replace(&store, &[(1, 3), (2, 4), (2, 5), (2, 6)], (2, 6)).unwrap(), Some(Repair::Whole));
 }

@@ -7,6 +7,7 @@
 use super::super::ledger::{Ledger, Ledgers};
 use super::super::seen::{Effect, Written};
 use super::super::violation::Broken;
+use super::covering;
 use duramen_common::batch::{Guard, GuardCondition};
 use duramen_common::{Offset, Timestamp};
 use duramen_serving_node::Outcome;
@@ -14,7 +15,7 @@ use duramen_serving_node::Outcome;
 /// Holds a refusal to the ledger; false while that does not cover it.
 pub(super) fn check_refused(write: &Written, ledgers: &Ledgers) -> Result<bool, Broken> {
     let Some(id) = write.id else { return Ok(true) };
-    if write.seen.is_some_and(|seen| ledgers.get(seen.partition).is_none_or(|ledger| ledger.end() <= seen.offset)) {
+    if write.seen.is_some_and(|seen| covering(ledgers.get(seen.partition), seen.offset).is_none()) {
         return Ok(false);
     }
     let Some((partition, ledger)) = ledgers.iter().find(|(_, ledger)| !ledger.places(id).is_empty()) else {
