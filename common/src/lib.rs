@@ -9,6 +9,7 @@ pub mod batch;
 pub mod blob;
 pub mod codec;
 pub mod guard;
+pub mod header_list;
 pub mod ids;
 pub mod json;
 pub mod limits;
@@ -20,6 +21,7 @@ pub mod problem;
 pub mod protocol;
 pub mod seams;
 pub mod token;
+pub mod understood;
 
 pub use blob::Blob;
 pub use ids::{HistoryId, NodeId, Offset, PartitionId, RequestId, StoreId, Timestamp};

@@ -1,7 +1,10 @@
 //! The preference `wait` of a `Prefer` header: how long a caller would wait.
 //!
 //! * In: the header's values. Out: seconds, not bounded yet: a server waits no longer than its own limit, whatever is asked.
+//! * Preferences that are not known are ignored, as the RFC asks.
 //! * Source: RFC 7240, sections 2 and 4.3.
+
+use crate::header_list::{elements, split_outside_quotes};
 
 /// A `wait` that is no whole number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,9 +13,8 @@ pub struct MalformedWait;
 
 /// The seconds of the first `wait` that stands in these values; `None` where there is none.
 pub fn wait_seconds<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<u64>, MalformedWait> {
-    let preferences = values.into_iter().flat_map(|value| value.split(|&byte| byte == b','));
-    for preference in preferences {
-        let preference = preference.split(|&byte| byte == b';').next().unwrap_or_default();
+    for preference in values.into_iter().flat_map(elements) {
+        let preference = split_outside_quotes(preference, b';').next().unwrap_or_default();
         let mut parts = preference.splitn(2, |&byte| byte == b'=');
         if parts.next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"wait") {
             return whole_number(parts.next().unwrap_or_default().trim_ascii()).map(Some);
@@ -44,6 +46,11 @@ mod tests {
             ("wait=99999999999999999999999", Some(u64::MAX)),
             ("respond-async", None),
             ("", None),
+            (",, wait=2 ,", Some(2)),
+            (r#"note="a, wait=60; b", wait=2"#, Some(2)),
+            (r#"note="a\", wait=60", wait=2"#, Some(2)),
+            (r#"note="a, wait=60""#, None),
+            (r#"note="a; x", wait=4;y="1,wait=5""#, Some(4)),
         ] {
             assert_eq!(wait_seconds([value.as_bytes()]), Ok(seconds), "{value}");
         }

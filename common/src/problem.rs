@@ -34,6 +34,8 @@ pub enum ProblemKind {
     TooLarge,
     /// A body without the content type that it needs.
     MediaType,
+    /// An `Expect` other than `100-continue`.
+    ExpectationFailed,
     /// A transaction whose keys are not of one partition.
     ManyPartitions,
     /// An idempotency key that was used for something else.
@@ -64,6 +66,7 @@ impl ProblemKind {
             Self::VersionMismatch => 412,
             Self::TooLarge => 413,
             Self::MediaType => 415,
+            Self::ExpectationFailed => 417,
             Self::ManyPartitions | Self::KeyReused => 422,
             Self::Overloaded => 429,
             Self::Behind | Self::NoLeader | Self::OutcomeUnknown => 503,
@@ -86,6 +89,7 @@ impl ProblemKind {
             Self::VersionMismatch => "version-mismatch",
             Self::TooLarge => "too-large",
             Self::MediaType => "media-type",
+            Self::ExpectationFailed => "expectation-failed",
             Self::ManyPartitions => "many-partitions",
             Self::KeyReused => "key-reused",
             Self::Overloaded => "overloaded",

@@ -81,6 +81,7 @@ impl Failure {
             | ProblemKind::OtherHistory
             | ProblemKind::Compacted
             | ProblemKind::MediaType
+            | ProblemKind::ExpectationFailed
             | ProblemKind::ManyPartitions
             | ProblemKind::KeyReused => Code::Crash,
         };

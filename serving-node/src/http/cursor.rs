@@ -138,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn bounds_of(query: &str) -> Bounds {
-        Bounds::of_query(&Query::parse(Some(query)).unwrap()).unwrap().unwrap_or_default()
+        Bounds::of_query(&Query::parse(Some(query), &["prefix", "start", "end"]).unwrap()).unwrap().unwrap_or_default()
     }
 
     #[test]

@@ -22,6 +22,12 @@ pub(crate) struct Failure {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Failure {
+        Failure { problem, headers: Vec::new() }
+    }
+}
+
 impl Failure {
     /// A failure with its sentence.
     pub(crate) fn new(kind: ProblemKind, detail: impl Into<String>) -> Failure {

@@ -8,9 +8,9 @@ use super::errors::Failure;
 use super::headers;
 use duramen_common::limits::{IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use duramen_common::planted::{Plant, is_planted};
-use duramen_common::prefer;
 use duramen_common::seams::Entropy;
 use duramen_common::{HistoryId, Offset, PartitionId, ProblemKind, RequestId, SessionToken};
+use duramen_common::{header_list, prefer, understood};
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use std::borrow::Cow;
@@ -72,17 +72,18 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Splits and decodes.
-    pub(crate) fn parse(raw: Option<&'a str>) -> Result<Query<'a>, Failure> {
+    /// Splits and decodes; refuses parameters that are not `known`, because an answer without them would be another one.
+    pub(crate) fn parse(raw: Option<&'a str>, known: &[&str]) -> Result<Query<'a>, Failure> {
         let mut pairs = Vec::new();
         for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let decoded = percent_decode(name.as_bytes(), true).zip(percent_decode(value.as_bytes(), true));
-            pairs.push(
-                decoded.ok_or_else(|| {
-                    bad_request("the query is not percent-encoded properly: '%' needs two hex digits")
-                })?,
-            );
+            let (name, value) = decoded
+                .ok_or_else(|| bad_request("the query is not percent-encoded properly: '%' needs two hex digits"))?;
+            if !known.iter().any(|known| known.as_bytes() == &*name) {
+                return Err(understood::unknown_parameter(&name, known).into());
+            }
+            pairs.push((name, value));
         }
         Ok(Query { pairs })
     }
@@ -150,8 +151,12 @@ pub(crate) fn read_after(
     history: HistoryId,
     partitions: u16,
 ) -> Result<Option<SessionToken>, Failure> {
-    let in_headers = header_map.get_all(headers::READ_AFTER).iter();
-    let in_headers = in_headers.flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let in_headers = || header_map.get_all(headers::READ_AFTER).iter().map(HeaderValue::as_bytes);
+    let is_without_token = in_headers().flat_map(header_list::elements).next().is_none();
+    if in_headers().next().is_some() && is_without_token {
+        return Err(Failure::new(ProblemKind::BadToken, "Read-After names no token: send one, or leave it out"));
+    }
+    let in_headers = in_headers().flat_map(header_list::elements);
     let mut merged: Option<SessionToken> = None;
     for text in in_headers.chain(query.all("after")) {
         let token = token(text)?;
@@ -255,17 +260,21 @@ pub(crate) fn entity_tags<'a>(header_map: &'a HeaderMap, name: &HeaderName) -> R
             continue;
         }
         loop {
-            rest = rest.trim_ascii_start();
+            // Empty elements are legal.
+            while let Some((b',' | b' ' | b'\t', more)) = rest.split_first() {
+                rest = more;
+            }
+            if rest.is_empty() {
+                break;
+            }
             let (weak, quoted) = rest.strip_prefix(b"W/").map_or((false, rest), |rest| (true, rest));
             let inside = quoted.strip_prefix(b"\"").ok_or_else(malformed)?;
             let length = inside.iter().position(|&byte| byte == b'"').ok_or_else(malformed)?;
             let (opaque, after) = inside.split_at(length);
             tags.push(EntityTag { weak, opaque });
             rest = after.get(1..).unwrap_or_default().trim_ascii_start();
-            match rest.split_first() {
-                None => break,
-                Some((b',', more)) => rest = more,
-                Some(_) => return Err(malformed()),
+            if !(rest.is_empty() || rest.starts_with(b",")) {
+                return Err(malformed());
             }
         }
     }

@@ -55,8 +55,40 @@ fn entity_tags_parse_as_rfc_9110_says() {
     );
     assert_eq!(entity_tags(&headers_of(&[("if-match", "*")]), &IF_MATCH).unwrap(), Some(EntityTags::Any));
     assert_eq!(entity_tags(&HeaderMap::new(), &IF_MATCH).unwrap(), None);
-    for value in ["", "a", "\"a", "\"a\" \"b\"", "\"a\",", "w/\"a\"", "*, \"a\""] {
+    for value in [", \"a\", ,W/\"b,c\",,\"\",\"d\"", "\"a\" ,, W/\"b,c\",\"\" , \"d\" ,"] {
+        let map = headers_of(&[("if-match", value)]);
+        let listed = entity_tags(&map, &IF_MATCH).unwrap();
+        let wanted = vec![tag(false, b"a"), tag(true, b"b,c"), tag(false, b""), tag(false, b"d")];
+        assert_eq!(listed, Some(EntityTags::Listed(wanted)), "empty elements are legal: {value}");
+    }
+    for value in ["", ",", "a", "\"a", "\"a\" \"b\"", "w/\"a\"", "*, \"a\"", "*,"] {
         assert!(entity_tags(&headers_of(&[("if-match", value)]), &IF_MATCH).is_err(), "{value}");
+    }
+}
+
+#[test]
+fn empty_elements_of_a_list_of_tokens_are_left_out() {
+    let of = |values: &[(&'static str, &'static str)]| {
+        read_after(&headers_of(values), &Query::default(), "c7f3a1".parse().unwrap(), 4)
+    };
+    let wanted: SessionToken = "c7f3a1.0:17_3:2".parse().unwrap();
+    assert_eq!(of(&[("read-after", ", c7f3a1.0:17,, c7f3a1.3:2 ,")]).unwrap(), Some(wanted.clone()));
+    assert_eq!(of(&[("read-after", ""), ("read-after", "c7f3a1.0:17,c7f3a1.3:2")]).unwrap(), Some(wanted));
+    assert_eq!(of(&[]).unwrap(), None);
+    for value in ["", " , "] {
+        assert_eq!(of(&[("read-after", value)]).unwrap_err().problem.kind, ProblemKind::BadToken, "{value:?}");
+    }
+}
+
+#[test]
+fn a_parameter_that_is_not_known_is_refused_by_name() {
+    assert!(Query::parse(Some("prefix=a&&%70refix=b"), &["prefix"]).is_ok(), "names are decoded");
+    for (query, name) in [("prefx=a", "prefx"), ("prefix=a&x", "x"), ("=", ""), ("Prefix=a", "Prefix")] {
+        let failure = Query::parse(Some(query), &["prefix"]).unwrap_err();
+        assert_eq!(
+            (failure.problem.kind, &failure.problem.members["parameter"]),
+            (ProblemKind::BadRequest, &name.into())
+        );
     }
 }
 
@@ -86,6 +118,6 @@ proptest! {
         let _ = entity_tags(&map, &IF_MATCH);
         let _ = wait(&map, Duration::ZERO, Duration::from_secs(30));
         let _ = read_after(&map, &Query::default(), HistoryId::from_bits(1), 4);
-        let _ = Query::parse(value.to_str().ok());
+        let _ = Query::parse(value.to_str().ok(), &["a"]);
     }
 }

@@ -12,7 +12,7 @@ use super::body::ResponseBody;
 use super::errors::Failure;
 use super::extract::{self, Query};
 use super::feed_reader::{Chunk, Reader};
-use super::headers::{LAST_EVENT_ID, LOG_TIMESTAMP, token_value};
+use super::headers::{LAST_EVENT_ID, LOG_TIMESTAMP, X_ACCEL_BUFFERING, token_value};
 use super::reads::{past_the_end, see};
 use super::{Api, stopped};
 use crate::partitions::Partitions;
@@ -36,7 +36,7 @@ const QUEUE_MAX: usize = 2;
 
 /// The handler.
 pub(crate) async fn get(api: &Api, partitions: &Partitions, parts: &Parts) -> Result<Response<ResponseBody>, Failure> {
-    let query = Query::parse(parts.uri.query())?;
+    let query = Query::parse(parts.uri.query(), &["prefix", "from"])?;
     let prefix = Bytes::copy_from_slice(query.bound("prefix")?);
     let from = from_of(parts, &query)?;
     let wait = extract::wait(&parts.headers, api.config.wait_default, api.config.wait_max)?;
@@ -69,6 +69,8 @@ pub(crate) async fn get(api: &Api, partitions: &Partitions, parts: &Parts) -> Re
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would hold events back otherwise.
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     headers.insert(LOG_TIMESTAMP, position);
     Ok(response)
 }

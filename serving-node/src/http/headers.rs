@@ -18,6 +18,8 @@ pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Where a feed resumes.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Tells a proxy of nginx's kind to pass an answer on as it comes.
+pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `c7f3a1.3:1042` and `"c7f3a1.3:1042"`, sharing their bytes.
 pub(crate) fn timestamp_and_etag(history: HistoryId, timestamp: Timestamp) -> (HeaderValue, HeaderValue) {

@@ -8,7 +8,7 @@ use super::body::{self, RequestBody, ResponseBody};
 use super::errors::Failure;
 use super::extract::{self, ASKING_MIN, EntityTags, IdempotencyKey, Query};
 use super::headers::{LOG_TIMESTAMP, SERVER_TIMING, timestamp_and_etag, token_value};
-use super::reads::{ReadOptions, position_served};
+use super::reads::{self, ReadOptions, position_served};
 use crate::partitions::Partitions;
 use crate::view::{Item, Outcome, PartitionView, ReadAt};
 use crate::write::{self, WriteError};
@@ -30,7 +30,7 @@ pub(crate) async fn get(
     raw_key: &str,
 ) -> Result<Response<ResponseBody>, Failure> {
     let key = extract::key_of_path(raw_key)?;
-    let query = Query::parse(parts.uri.query())?;
+    let query = Query::parse(parts.uri.query(), &reads::PARAMETERS)?;
     let none_match = extract::entity_tags(&parts.headers, &IF_NONE_MATCH)?;
     let options = ReadOptions::parse(api, partitions, &parts.headers, &query, None)?;
     let view = partitions.of_key(&key);
@@ -95,9 +95,6 @@ pub(crate) async fn delete(
 ) -> Result<Response<ResponseBody>, Failure> {
     let key = Bytes::from(extract::key_of_path(raw_key)?.into_owned());
     let call = WriteCall::parse(api, &parts.headers)?;
-    if parts.headers.contains_key(IF_NONE_MATCH) {
-        return Err(Failure::new(ProblemKind::BadRequest, "DELETE takes If-Match, not If-None-Match"));
-    }
     let condition = condition_of_match(&parts.headers)?;
     let update = Update { key: key.clone(), value: None };
     call.run(api, partitions, key, condition, update).await

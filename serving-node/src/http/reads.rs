@@ -16,6 +16,9 @@ use hyper::HeaderMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The parameters of a read's query that say what it must see.
+pub(crate) const PARAMETERS: [&str; 2] = ["after", "consistency"];
+
 /// A token that this node has not heard of is waited for this long before the leader is asked whether it can be.
 const DOUBT_AFTER: Duration = Duration::from_millis(50);
 

@@ -6,8 +6,10 @@
 use super::Api;
 use super::body::{self, RequestBody, ResponseBody};
 use super::errors::Failure;
+use super::extract::Query;
 use super::{batch, feed, guard, kv, scan, status, txn};
 use duramen_common::ProblemKind;
+use duramen_common::understood::{self, Takes};
 use hyper::body::Body as _;
 use hyper::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderValue};
 use hyper::http::request::Parts;
@@ -78,6 +80,11 @@ impl Route {
             _ => "GET, HEAD",
         }
     }
+
+    /// Whether this path is there and takes the method.
+    fn takes_method(self, method: &Method) -> bool {
+        self != Route::Unknown && self.allow().split(", ").any(|allowed| allowed == method.as_str())
+    }
 }
 
 /// Answers one request.
@@ -116,6 +123,9 @@ async fn handle(
     check_headers(parts)?;
     let method = &parts.method;
     let is_read = matches!(*method, Method::GET | Method::HEAD);
+    if route.takes_method(method) {
+        check_understood(parts, body, route)?;
+    }
     match route {
         Route::Key if is_read => kv::get(api, api.partitions()?, parts, rest).await,
         Route::Key if *method == Method::PUT => kv::put(api, api.partitions_to_write()?, parts, body, rest).await,
@@ -138,6 +148,32 @@ async fn handle(
         )
         .header(ALLOW, HeaderValue::from_static(route.allow()))),
     }
+}
+
+/// Refuses what the handler would not look at and the caller may rely on: conditions, encodings, parameters, a body.
+fn check_understood(parts: &Parts, body: &RequestBody, route: Route) -> Result<(), Failure> {
+    let method = &parts.method;
+    let is_key = route == Route::Key;
+    let takes = Takes {
+        is_write: matches!(*method, Method::PUT | Method::POST | Method::DELETE),
+        if_match: is_key && matches!(*method, Method::PUT | Method::DELETE),
+        if_none_match: is_key && *method != Method::DELETE,
+    };
+    let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    understood::check_headers(takes, headers)?;
+    if takes.is_write && parts.uri.query() == Some("") {
+        let detail = "the path ends in '?': in a key it is written %3F, and a write takes no query";
+        return Err(Failure::new(ProblemKind::BadRequest, detail));
+    }
+    // Reads of keys say themselves what they take.
+    let is_read_of_keys = matches!(route, Route::Key | Route::Scan | Route::Feed | Route::Digest);
+    if takes.is_write || !is_read_of_keys {
+        Query::parse(parts.uri.query(), &[])?;
+    }
+    if !matches!(*method, Method::PUT | Method::POST) && !body.is_end_stream() {
+        return Err(understood::unexpected_body(method.as_str()).into());
+    }
+    Ok(())
 }
 
 /// hyper bounds what it reads at all; this says which limit was passed, in our own words.

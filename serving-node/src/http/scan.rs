@@ -25,6 +25,8 @@ use hyper::http::request::Parts;
 use serde::Serialize;
 use std::ops::Bound;
 
+/// What the query may say.
+const PARAMETERS: [&str; 7] = ["prefix", "start", "end", "limit", "cursor", "after", "consistency"];
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// A page ends after this much. Unit: bytes of keys and values.
@@ -53,7 +55,7 @@ struct Part {
 
 /// The handler.
 pub(crate) async fn get(api: &Api, partitions: &Partitions, parts: &Parts) -> Result<Response<ResponseBody>, Failure> {
-    let query = Query::parse(parts.uri.query())?;
+    let query = Query::parse(parts.uri.query(), &PARAMETERS)?;
     let limit = limit_of(&query)?;
     let asked = Bounds::of_query(&query)?;
     let cursor = query.one("cursor")?.filter(|text| !text.is_empty()).map(Cursor::parse).transpose()?;

@@ -8,7 +8,7 @@ use super::body::ResponseBody;
 use super::errors::Failure;
 use super::extract::Query;
 use super::headers::{LOG_TIMESTAMP, SERVER_TIMING, token_value};
-use super::reads::{ReadOptions, position_served};
+use super::reads::{PARAMETERS, ReadOptions, position_served};
 use crate::partitions::Partitions;
 use crate::view::Progress;
 use bytes::Bytes;
@@ -118,7 +118,7 @@ pub(crate) async fn digest(
     let view = raw_partition.parse().ok().and_then(|partition| partitions.get(partition)).ok_or_else(|| {
         Failure::new(ProblemKind::NotFound, format!("this cluster has partitions 0 to {}", partitions.count() - 1))
     })?;
-    let query = Query::parse(parts.uri.query())?;
+    let query = Query::parse(parts.uri.query(), &PARAMETERS)?;
     let options = ReadOptions::parse(api, partitions, &parts.headers, &query, None)?;
     let is_asked = options.token.is_some() || query.one("consistency")?.is_some();
     let wanted = if is_asked { options.wait_for(view).await? } else { duramen_common::Offset::ZERO };

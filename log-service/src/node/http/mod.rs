@@ -11,6 +11,7 @@ mod append;
 mod forward;
 mod read;
 mod records;
+mod understood;
 
 use self::answer::{Refused, json};
 use super::shared::Shared;
@@ -120,6 +121,8 @@ async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response
     let is_preflight = origin.is_some() && method == Method::OPTIONS;
     let mut response = if is_preflight {
         StatusCode::NO_CONTENT.into_response()
+    } else if let Err(problem) = understood::check(&request) {
+        Refused::from(problem).into_response()
     } else {
         tokio::select! {
             response = next.run(request) => response,

@@ -16,6 +16,8 @@ use duramen_common::protocol::{FetchRequest, LogRefusal};
 use duramen_common::{Offset, Problem, ProblemKind, SessionToken, Timestamp};
 use std::time::Duration;
 
+/// What the query of a page may say.
+pub(super) const PARAMETERS: [&str; 3] = ["from", "limit", "wait"];
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 const WAIT_SECONDS_MAX: u64 = 30;
@@ -68,8 +70,14 @@ pub(super) async fn records(
 
 fn parse_page(query: &str) -> Result<Page, Refused> {
     let mut page = Page { from: Offset::ZERO, limit: LIMIT_DEFAULT, wait_ms: 0 };
+    let mut names = Vec::with_capacity(PARAMETERS.len());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if names.contains(&name) {
+            let detail = format!("the parameter {name} stands more than once");
+            return Err(Problem::new(ProblemKind::BadRequest, detail).into());
+        }
+        names.push(name);
         let number = value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse::<u64>().ok()).flatten();
         match (name, number) {
             ("from", Some(offset)) => page.from = Offset::new(offset),
@@ -139,7 +147,9 @@ mod tests {
         let usual = Page { from: Offset::ZERO, limit: 100, wait_ms: 0 };
         assert_eq!(page(""), Some(usual));
         assert_eq!(page("from=7&limit=1000&wait=2"), Some(Page { from: Offset::new(7), limit: 1000, wait_ms: 2_000 }));
-        for query in ["limit=0", "limit=1001", "limit=", "limit=-1", "from=x", "wait=31", "surprise=1", "from"] {
+        for query in
+            ["limit=0", "limit=1001", "limit=", "limit=-1", "from=x", "wait=31", "surprise=1", "from", "from=1&from=2"]
+        {
             assert_eq!(page(query), None, "{query}");
         }
     }

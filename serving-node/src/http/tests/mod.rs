@@ -9,6 +9,7 @@ mod keys;
 mod operation;
 mod scans;
 mod txns;
+mod understood;
 mod writes;
 
 use crate::node::{ServingNode, ServingNodeConfig};

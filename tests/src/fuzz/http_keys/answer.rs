@@ -29,6 +29,7 @@ const PROBLEMS: &[(u16, &[&str])] = &[
     (412, &["version-mismatch"]),
     (413, &["too-large"]),
     (415, &["media-type"]),
+    (417, &["expectation-failed"]),
     (422, &["many-partitions", "key-reused"]),
     (429, &["overloaded"]),
     (503, &["behind", "no-leader", "outcome-unknown"]),

@@ -69,6 +69,9 @@ impl Judge {
         if answer.status != 204 {
             return;
         }
+        if let Some(reason) = ask.must_be_refused() {
+            panic!("204, though {reason}: {ask:?}");
+        }
         let is_put = ask.method == Method::PUT;
         let at = answer.written_at(partition_of(&key, self.partitions));
         if is_put {
@@ -108,7 +111,7 @@ impl Judge {
         };
         assert!(answer.status != 400 || answer.problem() != "bad-key", "a good key is refused: {ask:?}");
         let is_here = ask.uri.host().is_none() && ask.only("host") == Some(b"localhost");
-        let is_plain = is_here && ask.uri.query().is_none() && ask.headers.len() == 1;
+        let is_plain = is_here && ask.uri.query().is_none() && ask.headers.len() == 1 && ask.body.is_empty();
         if is_plain && !self.is_uncertain {
             self.check_read(&key, ask, answer);
         }

@@ -78,6 +78,12 @@ pub const TARGET: Target = Target {
         "\nread-after: ",
         "\nprefer: wait=",
         "\nhost: ",
+        "\ncontent-range: bytes 6-21/22",
+        "\ncontent-encoding: gzip",
+        "\nif-unmodified-since: ",
+        "\nexpect: ",
+        "\nte: ",
+        ",",
         "\norigin: ",
         "\nlast-event-id: ",
         "\ncontent-type: application/json",
@@ -311,6 +317,19 @@ fn nasty() -> Vec<(&'static str, Vec<u8>)> {
                 "PUT /v1/kv/a\nif-match: \n\n1",
             ]),
         ),
+        (
+            "a part of a value, encoded values, and a query on writes",
+            text(&[
+                "PUT /v1/kv/a\ncontent-range: bytes 6-21/22\n\nbrave new world",
+                "PUT /v1/kv/a\ncontent-encoding: gzip\n\n1",
+                "PUT /v1/kv/a?x\n\n1",
+                "PUT /v1/kv/a?\n\n1",
+                "DELETE /v1/kv/a?after=c7f3a1.",
+                "DELETE /v1/kv/a\n\nbody",
+                "GET /v1/kv/a",
+            ]),
+        ),
+        ("a parameter that is misspelt", text(&["PUT /v1/kv/a\n\n1", "GET /v1/kv?prefx=z", "GET /v1/status?x"])),
         ("a host from elsewhere", text(&["GET /v1/kv/a\nhost: evil.example", "GET http://evil.example/v1/kv/a"])),
     ]
 }

@@ -74,6 +74,24 @@ impl Ask {
         decode(raw.as_bytes()).filter(|key| (1..=1024).contains(&key.len()))
     }
 
+    /// Why a write of this kind must not be taken, whatever else it says.
+    pub(super) fn must_be_refused(&self) -> Option<&'static str> {
+        let has = |name: &str| self.headers.contains_key(name);
+        if self.uri.query().is_some() {
+            return Some("a write has no query");
+        }
+        if ["content-range", "range", "if-unmodified-since", "if-modified-since"].into_iter().any(has) {
+            return Some("a header says that it is not a plain write");
+        }
+        if self.only("content-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip")) {
+            return Some("the value is encoded");
+        }
+        if self.method == Method::DELETE && (has("if-none-match") || !self.body.is_empty()) {
+            return Some("DELETE has neither If-None-Match nor a body");
+        }
+        None
+    }
+
     /// Its only value of this header, where it stands once.
     pub(super) fn only(&self, name: &str) -> Option<&[u8]> {
         let mut values = self.headers.get_all(name).iter();
