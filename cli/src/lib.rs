@@ -20,12 +20,18 @@ pub mod status;
 
 use args::{Command, Duramen};
 use clap::Parser as _;
+use duramen_common::seams::Seams;
 use failure::Failure;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs the program with these arguments (the first is the program's name) and says how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run_with(args, Seams::system())
+}
+
+/// The same. Nodes take the time of day, and their randomness, from these seams.
+pub fn run_with(args: impl IntoIterator<Item = OsString>, seams: Seams) -> ExitCode {
     let parsed = match Duramen::try_parse_from(args) {
         Ok(parsed) => parsed,
         // Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.
@@ -34,23 +40,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match start(parsed) {
+    match start(parsed, seams) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn start(parsed: Duramen) -> Result<(), Failure> {
+fn start(parsed: Duramen, seams: Seams) -> Result<(), Failure> {
     logging::install(parsed.log.as_deref(), parsed.command.log_default())?;
     match parsed.command {
-        Command::Dev(args) => on_threads(args.threads(), node::dev::run(args)),
+        Command::Dev(args) => on_threads(args.threads(), node::dev::run(args, seams)),
         Command::LogNode(args) => {
             let plan = args.plan()?;
-            on_threads(plan.threads, node::roles::run_log_node(plan))
+            on_threads(plan.threads, node::roles::run_log_node(plan, seams))
         }
         Command::ServingNode(args) => {
             let plan = args.plan()?;
-            on_threads(plan.threads, node::roles::run_serving_node(plan))
+            on_threads(plan.threads, node::roles::run_serving_node(plan, seams))
         }
         Command::Put(args) => on_threads(1, kv::put(args)),
         Command::Get(args) => on_threads(1, kv::get(args)),

@@ -17,6 +17,7 @@ use crate::signals::Stop;
 use clap::Args;
 use duramen_common::HistoryId;
 use duramen_common::limits::{DEDUP_WINDOW_DEFAULT, PARTITIONS_MAX, VALUE_BYTES_MAX};
+use duramen_common::seams::Seams;
 use futures_util::future::{join_all, try_join_all};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -148,13 +149,13 @@ struct Cluster {
 }
 
 /// Runs `duramen dev` until it is told to stop.
-pub async fn run(args: DevArgs) -> Result<(), Failure> {
+pub async fn run(args: DevArgs, seams: Seams) -> Result<(), Failure> {
     let began = Instant::now();
     let mut stop = Stop::listen()?;
     let _folder = take_folder(&args.data_dir)?;
     args.check_ports()?;
     let cluster = tokio::select! {
-        started = still_saying("starting", start(&args)) => started?,
+        started = still_saying("starting", start(&args, &seams)) => started?,
         // Nothing was acknowledged to anybody yet.
         () = stop.asked() => return Ok(()),
     };
@@ -172,10 +173,12 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     ended
 }
 
-async fn start(args: &DevArgs) -> Result<Cluster, Failure> {
+async fn start(args: &DevArgs, seams: &Seams) -> Result<Cluster, Failure> {
     // Together: a blank cluster forms only once all log nodes answer each other.
-    let log_nodes = try_join_all(args.log_nodes().into_iter().map(RunningLogNode::start)).await?;
-    let serving_nodes = try_join_all(args.serving_nodes().into_iter().map(RunningServingNode::start)).await?;
+    let log_nodes = args.log_nodes().into_iter().map(|plan| RunningLogNode::start(plan, seams.clone()));
+    let log_nodes = try_join_all(log_nodes).await?;
+    let serving_nodes = args.serving_nodes().into_iter().map(|plan| RunningServingNode::start(plan, seams.clone()));
+    let serving_nodes = try_join_all(serving_nodes).await?;
     tokio::select! {
         _ = join_all(serving_nodes.iter().map(RunningServingNode::ready)) => {}
         failure = first_failure(&log_nodes, &serving_nodes) => return Err(failure),

@@ -8,14 +8,15 @@ use super::running::{RunningLogNode, RunningServingNode, first_failure};
 use super::serving_node::ServingNodePlan;
 use crate::failure::Failure;
 use crate::signals::Stop;
+use duramen_common::seams::Seams;
 
 /// Runs a log node until it is told to stop or cannot go on.
-pub async fn run_log_node(plan: LogNodePlan) -> Result<(), Failure> {
+pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
     let _folder = take_folder(&plan.data_dir)?;
     tracing::info!(node = plan.node, rpc = plan.rpc, http = plan.http, "log node starts");
     let node = tokio::select! {
-        started = RunningLogNode::start(plan) => started?,
+        started = RunningLogNode::start(plan, seams) => started?,
         () = stop.asked() => return Ok(()),
     };
     let ended = tokio::select! {
@@ -29,11 +30,11 @@ pub async fn run_log_node(plan: LogNodePlan) -> Result<(), Failure> {
 }
 
 /// Runs a serving node until it is told to stop or cannot go on.
-pub async fn run_serving_node(plan: ServingNodePlan) -> Result<(), Failure> {
+pub async fn run_serving_node(plan: ServingNodePlan, seams: Seams) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
     let _folder = plan.data_dir.as_deref().map(take_folder).transpose()?;
     tracing::info!(name = plan.name, http = %plan.http, "serving node starts");
-    let node = RunningServingNode::start(plan).await?;
+    let node = RunningServingNode::start(plan, seams).await?;
     let ended = tokio::select! {
         () = stop.asked() => Ok(()),
         failure = first_failure(&[], std::slice::from_ref(&node)) => Err(failure),

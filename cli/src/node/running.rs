@@ -28,7 +28,7 @@ pub struct RunningLogNode {
 
 impl RunningLogNode {
     /// Starts it. It may wait for its peers in the background.
-    pub async fn start(plan: LogNodePlan) -> Result<RunningLogNode, Failure> {
+    pub async fn start(plan: LogNodePlan, seams: Seams) -> Result<RunningLogNode, Failure> {
         let number = plan.node;
         let peer = |member: super::config::Member| PeerConfig {
             node: NodeId::new(member.node),
@@ -44,7 +44,7 @@ impl RunningLogNode {
             http_origins: plan.origins,
             ..LogNodeConfig::new(NodeId::new(number), plan.data_dir, plan.rpc, plan.http, peers)
         };
-        let node = LogNode::start(config, Seams::system())
+        let node = LogNode::start(config, seams)
             .await
             .map_err(|error| Failure::failed(format!("log node {number}: {error}")))?;
         Ok(RunningLogNode { number, node })
@@ -70,9 +70,8 @@ pub struct RunningServingNode {
 
 impl RunningServingNode {
     /// Starts it. It waits for the log in the background.
-    pub async fn start(plan: ServingNodePlan) -> Result<RunningServingNode, Failure> {
+    pub async fn start(plan: ServingNodePlan, seams: Seams) -> Result<RunningServingNode, Failure> {
         let name = plan.name;
-        let seams = Seams::system();
         let log: Arc<dyn Log> =
             Arc::new(LogClient::over_tcp(LogClientConfig::new(plan.log_nodes), &name, seams.clone()));
         let config = ServingNodeConfig {

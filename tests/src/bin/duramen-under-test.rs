@@ -3,8 +3,10 @@
 //! * With `DURAMEN_TEST_LIFELINE` set, standard input is a pipe that the test holds: when it closes, because the test
 //!   ended however it ended, the process ends too. No test leaves a server behind.
 //! * With `DURAMEN_PLANTED=NAME` set, it has that bug: `duramen_common::planted`.
+//! * With `DURAMEN_TEST_CLOCK=FILE` set, its nodes' clock is off by what the file says: `harness::clock`.
 //! * Everything else is `duramen_cli`.
 
+use duramen_tests::harness::clock;
 use std::io::Read as _;
 use std::process::ExitCode;
 
@@ -16,5 +18,5 @@ fn main() -> ExitCode {
             std::process::exit(101);
         });
     }
-    duramen_cli::run(std::env::args_os())
+    duramen_cli::run_with(std::env::args_os(), clock::seams())
 }

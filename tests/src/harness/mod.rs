@@ -4,6 +4,7 @@
 //! * Invariant: what a test starts ends with it, whether it passes, panics or is killed.
 //! * Deliberately absent: knowledge of file formats and of consensus; tests look from outside.
 
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod disk;
