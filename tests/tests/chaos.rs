@@ -6,14 +6,15 @@ use duramen_tests::chaos::report::{Column, Report, Row};
 use duramen_tests::chaos::run::run;
 use duramen_tests::chaos::stage::Ground;
 use duramen_tests::chaos::workloads::Kind;
-use duramen_tests::harness::rng::run_seed;
+use duramen_tests::harness::rng::{Rng, run_seed};
 use duramen_tests::harness::wait::{bounded, room};
 use std::io::Write as _;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Goal: no fault makes any workload see what may not be: DESIGN's invariants 1, 2, 4, 5, 6, 7, 9, from outside. Method:
-/// every fault once, in an order of its own, on hosts of their own, under all workloads at once; then the table.
+/// every fault once, of the operator's world one of each group, in an order of its own, on hosts of their own, under all
+/// workloads at once; then the table.
 #[test]
 fn every_fault_once_under_every_workload() {
     crate::setup();
@@ -22,7 +23,7 @@ fn every_fault_once_under_every_workload() {
     // Not captured: what was skipped, and how much was done, belongs into every log.
     let _ = writeln!(std::io::stderr(), "{report}");
     assert!(report.violations.is_empty(), "{}\n{}", report.violations.join("\n"), report.reproduce);
-    for fault in Fault::ALL {
+    for fault in chosen() {
         assert!(report.rounds.contains_key(&fault) != report.skipped.contains_key(&fault), "{fault} is forgotten");
         for kind in Kind::ALL {
             let cell = report.cell(Row::Fault(fault), Column::Workload(kind));
@@ -31,13 +32,29 @@ fn every_fault_once_under_every_workload() {
     }
 }
 
+/// All faults, but of each group of the operator's world one. The seed chooses.
+fn chosen() -> Vec<Fault> {
+    let of_operators: Vec<Fault> = Fault::OPERATOR.concat();
+    let mut rng = Rng::of_run(1);
+    let (of_operators, mut chosen): (Vec<Fault>, Vec<Fault>) =
+        Fault::usual().into_iter().partition(|fault| of_operators.contains(fault));
+    for group in Fault::OPERATOR {
+        let group: Vec<Fault> = group.iter().copied().filter(|fault| of_operators.contains(fault)).collect();
+        if !group.is_empty() {
+            chosen.push(*rng.pick(&group));
+        }
+    }
+    chosen
+}
+
 fn short_round() -> Report {
-    let until = Until::Rounds(Fault::ALL.len() as u64);
+    let faults = chosen();
+    let until = Until::Rounds(faults.len() as u64);
     let evidence = std::env::temp_dir().join(format!("duramen-matrix-{}", std::process::id()));
     let options = Options {
         until,
         seed: run_seed(),
-        faults: Fault::ALL.to_vec(),
+        faults,
         workloads: Kind::ALL.to_vec(),
         loopback: false,
         hold_ms: 800..1_600,
@@ -48,7 +65,7 @@ fn short_round() -> Report {
     runtime.block_on(async {
         let _room = room(1).await;
         let (_cancel, cancelled) = watch::channel(false);
-        let running = bounded(Duration::from_secs(400), run(&options, ground, cancelled)).await;
+        let running = bounded(Duration::from_secs(700), run(&options, ground, cancelled)).await;
         running.unwrap_or_else(|why| panic!("the matrix cannot run: {why}"))
     })
 }

@@ -9,7 +9,7 @@ use duramen_tests::chaos::options::{Options, Until, disk_mebibytes};
 use duramen_tests::chaos::run::run;
 use duramen_tests::chaos::stage::Ground;
 use duramen_tests::chaos::workloads::Kind;
-use duramen_tests::harness::process::set_binary;
+use duramen_tests::harness::process::set_binary_beside;
 use duramen_tests::harness::rng::run_seed;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,9 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn chaos(options: &Options) -> Result<usize, String> {
-    let binary = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("duramen-under-test");
-    let binary = binary.to_str().filter(|_| binary.exists());
-    set_binary(binary.ok_or("duramen-under-test is not next to this program: build the whole package")?);
+    set_binary_beside()?;
     eprintln!("{options}");
     let ground = Ground::prepare(options.loopback, disk_mebibytes(options.until)).map_err(|error| error.to_string())?;
     let runtime = ground.runtime()?;
@@ -59,7 +57,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options {
         until: Until::Passed(Duration::from_secs(600)),
         seed: run_seed(),
-        faults: Fault::ALL.to_vec(),
+        faults: Fault::usual(),
         workloads: Kind::ALL.to_vec(),
         loopback: false,
         hold_ms: 1_000..8_000,

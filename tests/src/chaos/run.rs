@@ -259,6 +259,13 @@ impl Run<'_> {
             self.report.object(row, column, workload.check(field, slice));
         }
         self.report.object(row, Column::Cluster, self.disagreement().await);
+        if fault.damages_index() {
+            // A digest may be kept beside the data: what is read counts.
+            for number in 0..self.stage.cluster.serving.len() {
+                let wrong = self.unfolded(&self.stage.http(Node::Serving(number))).await;
+                self.report.object(row, Column::Cluster, wrong.unwrap_or_default());
+            }
+        }
     }
 
     /// What serving nodes do not agree on.

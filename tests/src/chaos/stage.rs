@@ -9,10 +9,12 @@
 
 use super::hosts::Hosts;
 use super::links::Links;
+use crate::harness::clock::CLOCK_VARIABLE;
 use crate::harness::disk::SmallDisk;
 use crate::harness::http::Http;
 use crate::harness::process::Process;
 use crate::harness::{Cluster, Plan, Rng, poll};
+use duramen_common::planted::{PLANTED_VARIABLE, Plant};
 use rustix::process::Signal;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -62,6 +64,9 @@ pub const NODES: [Node; 5] = [Node::Log(0), Node::Log(1), Node::Log(2), Node::Se
 /// The clients' host.
 const CLIENTS: &str = "clients";
 
+/// The host of a log node that belongs to another cluster.
+pub const STRANGER: &str = "stranger";
+
 /// What this machine could not give, with the reason.
 #[derive(Clone, Debug, Default)]
 pub struct Missing {
@@ -78,6 +83,8 @@ pub struct Ground {
     folder: TempDir,
     /// What could not be had.
     pub missing: Missing,
+    /// A bug that every process is to have.
+    pub planted: Option<Plant>,
 }
 
 impl Ground {
@@ -88,7 +95,7 @@ impl Ground {
         let folder = TempDir::with_prefix(prefix)?;
         let mut missing = Missing::default();
         let names: Vec<String> = NODES.iter().map(Node::to_string).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).chain([CLIENTS]).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).chain([CLIENTS, STRANGER]).collect();
         let hosts = match loopback {
             true => Err("loopback was asked for".to_owned()),
             false => Hosts::start(&names),
@@ -101,7 +108,7 @@ impl Ground {
                 Err(why) => missing.disks = Some(why),
             }
         }
-        Ok(Ground { links, disks, folder, missing })
+        Ok(Ground { links, disks, folder, missing, planted: None })
     }
 
     /// Moves the calling thread onto the clients' host, where there is one, and makes a runtime all of whose threads are
@@ -129,13 +136,17 @@ pub struct Stage {
     pub links: Links,
     /// Payloads that every log node has had on its disk for a while, with their partition.
     pub old_payloads: Vec<(u16, String)>,
-    _folder: TempDir,
+    /// Keys that were written once for faults of the index, and that nobody writes again, with their values.
+    pub settled_keys: BTreeMap<String, String>,
+    /// How the nodes' files were before any fault.
+    pub(super) configs: BTreeMap<Node, String>,
+    folder: TempDir,
 }
 
 impl Stage {
     /// Five processes on this ground, ready. To be called on the clients' host.
     pub async fn start(ground: Ground) -> Result<Stage, String> {
-        let Ground { links, disks, folder, .. } = ground;
+        let Ground { links, disks, folder, planted, .. } = ground;
         let data = |number: usize| match disks.get(&number) {
             Some(disk) => disk.at.join("data"),
             None => folder.path().join(format!("disk-{}", number + 1)).join("data"),
@@ -158,9 +169,16 @@ impl Stage {
             ..Plan::default()
         };
         let mut cluster = Cluster::prepare(&plan).await;
+        for process in cluster.log.iter_mut().chain(&mut cluster.serving) {
+            process.set_variable(CLOCK_VARIABLE, clock_file(folder.path(), &process.name));
+            if let Some(plant) = planted {
+                process.set_variable(PLANTED_VARIABLE, plant.name());
+            }
+        }
         cluster.start_all();
         let links = links.map_or_else(|| Links::Proxies(cluster.network.clone()), Links::Hosts);
-        let mut stage = Stage { cluster, disks, links, old_payloads: Vec::new(), _folder: folder };
+        let (configs, settled_keys) = (BTreeMap::new(), BTreeMap::new());
+        let mut stage = Stage { cluster, disks, links, old_payloads: Vec::new(), settled_keys, configs, folder };
         stage.healthy().await?;
         Ok(stage)
     }
@@ -213,20 +231,27 @@ impl Stage {
         }
     }
 
-    /// SIGTERM, and the start of another run once it has ended, which must be clean.
-    pub async fn restart(&mut self, node: Node) -> Result<(), String> {
+    /// SIGTERM, and waits for a clean end.
+    pub async fn stop(&mut self, node: Node) -> Result<(), String> {
         let process = RefCell::new(self.process(node));
         process.borrow().signal(Signal::TERM);
         let ended = poll(&format!("{node} to end after SIGTERM"), ENDED_WITHIN, || async {
             process.borrow_mut().try_end().ok_or_else(|| "it runs".to_owned())
         })
         .await;
-        let status = ended?;
-        self.start_node(node);
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!("{node} ended with {status} after SIGTERM")),
+        match ended? {
+            status if status.success() => Ok(()),
+            status => Err(format!("{node} ended with {status} after SIGTERM")),
         }
+    }
+
+    /// SIGTERM, and the start of another run once it has ended, which must be clean.
+    pub async fn restart(&mut self, node: Node) -> Result<(), String> {
+        let stopped = self.stop(node).await;
+        if !self.process(node).is_started() {
+            self.start_node(node);
+        }
+        stopped
     }
 
     /// Waits until a node is ready.
@@ -275,6 +300,9 @@ impl Stage {
         }
         self.disks.values().for_each(|disk| drop(disk.free()));
         for node in NODES {
+            if self.put_back(node) {
+                self.process(node).kill();
+            }
             let process = self.process(node);
             if process.check_alive().is_ok() {
                 process.resume();
@@ -294,11 +322,27 @@ impl Stage {
         Ok(())
     }
 
+    /// The file that says how far a node's clock is off: `harness::clock`.
+    #[must_use]
+    pub fn clock_file(&self, node: Node) -> PathBuf {
+        clock_file(self.folder.path(), &node.to_string())
+    }
+
+    /// A folder of this name for what a fault needs, in the stage's own.
+    #[must_use]
+    pub fn aside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// A log node's data folder.
     #[must_use]
     pub fn data(&self, number: usize) -> PathBuf {
         self.cluster.log_data(number)
     }
+}
+
+fn clock_file(folder: &Path, node: &str) -> PathBuf {
+    folder.join(format!("{node}.clock"))
 }
 
 async fn is_ok(http: &Http, target: &str) -> Result<(), String> {

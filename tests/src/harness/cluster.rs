@@ -180,7 +180,7 @@ impl Cluster {
 
     /// Adds lines to a serving node's file (from 0); they take effect at its next start.
     pub fn append_serving_config(&self, number: usize, lines: &str) {
-        let file = self.folder.path().join(format!("serving-{}.toml", number + 1));
+        let file = self.config_file(&format!("serving-{}", number + 1));
         let text = std::fs::read_to_string(&file).expect("its file is there");
         std::fs::write(&file, format!("{text}\n{lines}\n")).expect("its file can be written");
     }
@@ -245,6 +245,12 @@ impl Cluster {
     #[must_use]
     pub fn serving_data(&self, number: usize) -> PathBuf {
         self.folder.path().join(format!("serving-{}", number + 1))
+    }
+
+    /// The configuration file of a node, by its name.
+    #[must_use]
+    pub fn config_file(&self, node: &str) -> PathBuf {
+        self.folder.path().join(format!("{node}.toml"))
     }
 
     /// The cluster's own folder.

@@ -4,7 +4,7 @@
 //! * What it wrote is kept over restarts and shown when a test fails.
 
 use duramen_common::planted::PLANTED_VARIABLE;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt as _;
@@ -20,6 +20,14 @@ static BINARY: OnceLock<PathBuf> = OnceLock::new();
 /// Says where the binary is; the tests' crate knows it from cargo.
 pub fn set_binary(path: &str) {
     let _ = BINARY.set(PathBuf::from(path));
+}
+
+/// Says that it is next to the program that runs.
+pub fn set_binary_beside() -> Result<(), String> {
+    let binary = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("duramen-under-test");
+    let binary = binary.to_str().filter(|_| binary.exists());
+    set_binary(binary.ok_or("duramen-under-test is not next to this program: build the whole package")?);
+    Ok(())
 }
 
 /// Where the binary is.
@@ -43,6 +51,21 @@ pub struct Process {
     directory: PathBuf,
     output: PathBuf,
     child: Option<Child>,
+    /// Variables of every run.
+    variables: Vec<(OsString, OsString)>,
+    /// What the next runs differ in.
+    manner: Manner,
+}
+
+/// How a process is run, beyond its arguments. Takes effect at the next start; the default changes nothing.
+#[derive(Debug, Default)]
+pub struct Manner {
+    /// A program that starts everything else, with its arguments; it must become what it starts, as `prlimit` does.
+    pub wrapper: Vec<OsString>,
+    /// Further variables.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Where standard output and standard error go. `None`: the process's file.
+    pub sink: Option<File>,
 }
 
 impl Process {
@@ -51,7 +74,13 @@ impl Process {
     pub fn new(name: &str, directory: &Path, args: Vec<OsString>) -> Process {
         let output = directory.join(format!("{name}.output"));
         let launcher = vec![binary().into()];
-        Process { name: name.to_owned(), launcher, args, directory: directory.to_owned(), output, child: None }
+        let (name, directory, manner) = (name.to_owned(), directory.to_owned(), Manner::default());
+        Process { name, launcher, args, directory, output, child: None, variables: Vec::new(), manner }
+    }
+
+    /// Sets a variable for every run from the next one on.
+    pub fn set_variable(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
+        self.variables.push((name.into(), value.into()));
     }
 
     /// The same, started by another program, which gets the binary and its arguments behind its own and becomes it:
@@ -65,22 +94,24 @@ impl Process {
     /// Starts it. Panics when it runs already.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
-        let output = self.open_output();
-        let (program, before) = self.launcher.split_first().expect("the binary at least");
-        let mut command = Command::new(program);
+        let copied = |sink: &File| sink.try_clone().expect("a file can be opened twice");
+        let output = self.manner.sink.as_ref().map_or_else(|| self.open_output(), copied);
+        let mut whole = self.manner.wrapper.iter().chain(&self.launcher);
+        let mut command = Command::new(whole.next().expect("the binary at least"));
         own_environment().for_each(|name| {
             command.env_remove(name);
         });
         let child = command
-            .args(before)
+            .args(whole)
             .args(&self.args)
             // Ctrl-C is for whoever runs the tests; nodes end with their lifeline.
             .process_group(0)
             .current_dir(&self.directory)
             .env("DURAMEN_TEST_LIFELINE", "1")
             .env("NO_COLOR", "1")
+            .envs(self.variables.iter().chain(&self.manner.variables).map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
-            .stdout(output.try_clone().expect("a file can be opened twice"))
+            .stdout(copied(&output))
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.name));
@@ -95,6 +126,11 @@ impl Process {
     /// Replaces its arguments; takes effect at the next start.
     pub fn set_args(&mut self, args: Vec<OsString>) {
         self.args = args;
+    }
+
+    /// Replaces the way in which it is run; takes effect at the next start.
+    pub fn set_manner(&mut self, manner: Manner) {
+        self.manner = manner;
     }
 
     /// Its process id. Panics when it does not run.
@@ -156,8 +192,22 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
-        kill_process(pid, signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
+        kill_process(self.raw_pid(), signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
+    }
+
+    fn raw_pid(&self) -> Pid {
+        i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id")
+    }
+
+    /// Sets how many descriptors it may have open while it runs (the soft limit; the hard one stays); gives the limit before.
+    pub fn limit_files(&self, soft: u64) -> Result<u64, String> {
+        let wrong = |error: &dyn std::fmt::Display| format!("the limit of files of {}: {error}", self.name);
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.pid())).map_err(|error| wrong(&error))?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
+        let hard = line.split_whitespace().nth(1).and_then(|hard| hard.parse().ok());
+        let limit = Rlimit { current: Some(soft), maximum: hard };
+        let before = prlimit(Some(self.raw_pid()), Resource::Nofile, limit).map_err(|error| wrong(&error))?;
+        Ok(before.current.unwrap_or(u64::MAX))
     }
 
     /// Closes its standard input, as the end of this process would.

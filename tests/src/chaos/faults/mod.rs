@@ -9,10 +9,12 @@
 mod damage;
 mod disk;
 mod network;
+mod operator;
 mod process;
 
 use super::stage::{Missing, Stage};
 use crate::harness::Rng;
+use operator::output::Collector;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -46,11 +48,37 @@ pub enum Fault {
     RollingRestart,
     /// SIGKILL of all nodes.
     AllAtOnce,
+    /// A node has no descriptors left, or few.
+    FilesExhausted,
+    /// Thousands of connections on which nothing happens.
+    IdleConnections,
+    /// What reads a node's log is gone.
+    StderrGone,
+    /// A node's log goes to a full disk.
+    StderrFull,
+    /// What reads a node's log does not read.
+    SlowCollector,
+    /// Clients ask for much and do not read it.
+    UnreadAnswers,
+    /// A log node has another address, in its own configuration only.
+    MovedAddress,
+    /// A serving node's index is damaged while the node is down.
+    IndexDamaged,
+    /// A serving node's index is damaged while the node runs.
+    IndexRot,
+    /// A node's lock files are gone, and a second process starts on its folder.
+    LocksRemoved,
+    /// One node's clock is a day off.
+    WrongClock,
+    /// A serving node is configured with log nodes of another cluster.
+    WrongCluster,
+    /// A log node of another cluster is where a member should be.
+    StrangeMember,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 12] = [
+    pub const ALL: [Fault; 25] = [
         Fault::Kill,
         Fault::Pause,
         Fault::Isolate,
@@ -63,6 +91,52 @@ impl Fault {
         Fault::BlankDisk,
         Fault::RollingRestart,
         Fault::AllAtOnce,
+        Fault::FilesExhausted,
+        Fault::IdleConnections,
+        Fault::StderrGone,
+        Fault::StderrFull,
+        Fault::SlowCollector,
+        Fault::UnreadAnswers,
+        Fault::MovedAddress,
+        Fault::IndexDamaged,
+        Fault::IndexRot,
+        Fault::LocksRemoved,
+        Fault::WrongClock,
+        Fault::WrongCluster,
+        Fault::StrangeMember,
+    ];
+
+    /// Faults that a run has unless it is told otherwise: all but those that the nodes are known to fail.
+    #[must_use]
+    pub fn usual() -> Vec<Fault> {
+        Fault::ALL.into_iter().filter(|fault| !Fault::KNOWN_TO_FAIL.contains(fault)).collect()
+    }
+
+    /// Faults whose expectation the nodes do not meet yet. They run when they are asked for by name.
+    pub const KNOWN_TO_FAIL: [Fault; 11] = [
+        Fault::FilesExhausted,
+        Fault::StderrGone,
+        Fault::StderrFull,
+        Fault::SlowCollector,
+        Fault::UnreadAnswers,
+        Fault::MovedAddress,
+        Fault::IndexDamaged,
+        Fault::IndexRot,
+        Fault::LocksRemoved,
+        Fault::WrongCluster,
+        Fault::StrangeMember,
+    ];
+
+    /// Faults of the operator's world, by what they are about. One of each group is enough for a short run.
+    pub const OPERATOR: [&[Fault]; 8] = [
+        &[Fault::FilesExhausted, Fault::IdleConnections],
+        &[Fault::StderrGone, Fault::StderrFull, Fault::SlowCollector],
+        &[Fault::UnreadAnswers],
+        &[Fault::MovedAddress],
+        &[Fault::IndexDamaged, Fault::IndexRot],
+        &[Fault::LocksRemoved],
+        &[Fault::WrongClock],
+        &[Fault::WrongCluster, Fault::StrangeMember],
     ];
 
     /// What it is called.
@@ -81,6 +155,19 @@ impl Fault {
             Fault::BlankDisk => "blank-disk",
             Fault::RollingRestart => "rolling-restart",
             Fault::AllAtOnce => "all-at-once",
+            Fault::FilesExhausted => "files-exhausted",
+            Fault::IdleConnections => "idle-connections",
+            Fault::StderrGone => "stderr-gone",
+            Fault::StderrFull => "stderr-full",
+            Fault::SlowCollector => "slow-collector",
+            Fault::UnreadAnswers => "unread-answers",
+            Fault::MovedAddress => "moved-address",
+            Fault::IndexDamaged => "index-damaged",
+            Fault::IndexRot => "index-rot",
+            Fault::LocksRemoved => "locks-removed",
+            Fault::WrongClock => "wrong-clock",
+            Fault::WrongCluster => "wrong-cluster",
+            Fault::StrangeMember => "strange-member",
         }
     }
 
@@ -102,6 +189,12 @@ impl Fault {
         matches!(self, Fault::BitFlip | Fault::TruncatedFile)
     }
 
+    /// Whether an index of a serving node is damaged.
+    #[must_use]
+    pub fn damages_index(self) -> bool {
+        matches!(self, Fault::IndexDamaged | Fault::IndexRot)
+    }
+
     /// Breaks, holds, mends.
     pub async fn run(self, stage: &mut Stage, rng: &mut Rng, hold: &Hold) -> Result<String, String> {
         match self {
@@ -117,6 +210,19 @@ impl Fault {
             Fault::BlankDisk => disk::blank(stage, rng, hold).await,
             Fault::BitFlip => damage::bit_flip(stage, rng, hold).await,
             Fault::TruncatedFile => damage::truncated_file(stage, rng, hold).await,
+            Fault::FilesExhausted => operator::files::exhausted(stage, rng, hold).await,
+            Fault::IdleConnections => operator::connections::idle(stage, rng, hold).await,
+            Fault::StderrGone => operator::output::broken(stage, rng, hold, Collector::Gone).await,
+            Fault::StderrFull => operator::output::broken(stage, rng, hold, Collector::Full).await,
+            Fault::SlowCollector => operator::output::broken(stage, rng, hold, Collector::Asleep).await,
+            Fault::UnreadAnswers => operator::readers::unread(stage, rng, hold).await,
+            Fault::MovedAddress => operator::address::moved(stage, rng, hold).await,
+            Fault::IndexDamaged => operator::index::damaged(stage, rng, hold).await,
+            Fault::IndexRot => operator::index::rot(stage, rng, hold).await,
+            Fault::LocksRemoved => operator::locks::removed(stage, rng, hold).await,
+            Fault::WrongClock => operator::clock::wrong(stage, rng, hold).await,
+            Fault::WrongCluster => operator::strangers::wrong_cluster(stage, rng, hold).await,
+            Fault::StrangeMember => operator::strangers::strange_member(stage, rng, hold).await,
         }
     }
 }

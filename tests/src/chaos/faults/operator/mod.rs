@@ -1,0 +1,58 @@
+//! The operator's world: what happens to nodes that run on machines which people look after. Nothing here is a crash or a
+//! broken network; each fault is a mistake, a shortage or a client that misbehaves.
+//!
+//! * Each fault has an expectation of its own, beside those of every round: a node that lives, an answer in time, a refusal
+//!   that names what is wrong. `Err` says what was seen instead.
+//! * Source: reports of what broke similar systems in the field (docs/proof.md lists the faults).
+
+pub(super) mod address;
+pub(super) mod clock;
+pub(super) mod connections;
+pub(super) mod files;
+pub(super) mod index;
+pub(super) mod locks;
+pub(super) mod output;
+pub(super) mod readers;
+pub(super) mod strangers;
+
+use crate::chaos::stage::{Node, Stage};
+use crate::harness::poll;
+use crate::harness::process::Process;
+use std::time::Duration;
+
+/// How long the cluster may take to serve while an operator's fault is there.
+const SERVED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a node may take to say what is wrong.
+const TOLD_WITHIN: Duration = Duration::from_secs(40);
+
+/// All serving nodes.
+const BOTH: [usize; 2] = [0, 1];
+
+/// Waits until a node's output since `said_before` has a line with all of these in it.
+async fn says(process: &Process, said_before: usize, wanted: &[&str]) -> Result<String, String> {
+    let what = format!("{} to say {}", process.name, wanted.join(" and "));
+    poll(&what, TOLD_WITHIN, || async { said(process, said_before, wanted) }).await
+}
+
+/// The line that has all of these in it; `Err` is what it said instead.
+fn said(process: &Process, said_before: usize, wanted: &[&str]) -> Result<String, String> {
+    let said = process.output().split_off(said_before);
+    let line = said.lines().find(|line| wanted.iter().all(|part| line.contains(part)));
+    line.map(str::to_owned).ok_or_else(|| end_of(&said))
+}
+
+/// The last lines, for a message.
+fn end_of(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(4)..].join(" | ")
+}
+
+/// Restarts nodes one after the other as they are configured now; each must end cleanly and be ready.
+async fn roll(stage: &mut Stage, nodes: &[Node]) -> Result<(), String> {
+    for &node in nodes {
+        stage.restart(node).await?;
+        stage.ready(node).await?;
+    }
+    Ok(())
+}
