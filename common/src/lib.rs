@@ -1,5 +1,6 @@
 //! Nouns of Duramen and what travels between its rooms: ids, timestamps, session tokens, record batches, placement,
-//! the codec, problems, the log's contract, and the seams. No I/O, no tasks, no globals.
+//! the codec, problems, the log's contract, and the seams. No I/O, no tasks, no globals; the one exception is
+//! `folder_lock`, which every process with a data folder needs in the same way.
 //!
 //! * In and out: values and byte slices.
 //! * Architecture invariant: depends on no other room; every format here is described byte by byte in docs/formats.md.
@@ -8,6 +9,7 @@
 pub mod batch;
 pub mod blob;
 pub mod codec;
+pub mod folder_lock;
 pub mod guard;
 pub mod header_list;
 pub mod ids;

@@ -2,53 +2,27 @@
 //! that cannot be written or is in use, a port that is taken.
 
 use crate::failure::Failure;
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use duramen_common::folder_lock::{FolderLock, FolderLockError, named};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-/// A data folder that belongs to this process for as long as this lives, and no longer: the kernel gives it up with the
-/// process, however that ends.
-#[derive(Debug)]
-pub struct FolderLock {
-    _file: File,
-}
-
-/// Makes the folder when it is missing, and takes it.
+/// Makes the folder when it is missing, and takes it for as long as what is returned lives.
 pub fn take_folder(folder: &Path) -> Result<FolderLock, Failure> {
     let shown = folder.display();
     let unusable = |error: &std::io::Error| {
         Failure::failed(format!("cannot use {shown} as data folder: {error}; choose another with --data-dir"))
     };
     std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
-    let path = folder.join("duramen.lock");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|error| unusable(&error))?;
-    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        let error = std::io::Error::from(error);
-        if error.kind() != ErrorKind::WouldBlock {
-            return Err(unusable(&error));
-        }
-        let mut holder = String::new();
-        // Only for the message: a holder that has not written yet is not named.
-        let _ = file.read_to_string(&mut holder);
-        let holder = if holder.trim().is_empty() { String::new() } else { format!(" (process {})", holder.trim()) };
-        return Err(Failure::failed(format!(
-            "another duramen{holder} uses {shown}: stop it, or choose another folder with --data-dir"
-        )));
+    match FolderLock::take(folder, "duramen.lock") {
+        Ok(lock) => Ok(lock),
+        Err(FolderLockError::Held { holder, .. }) => Err(Failure::failed(format!(
+            "another duramen{} uses {shown}: stop it, or choose another folder with --data-dir. Removing the lock file does \
+             not help: the folder itself is locked",
+            named(holder)
+        ))),
+        Err(FolderLockError::Io(error)) => Err(unusable(&error)),
     }
-    let noted = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
-    noted.map_err(|error| unusable(&error))?;
-    Ok(FolderLock { _file: file })
 }
 
 /// Checks that an address can be listened on; `option` chooses another.
@@ -73,6 +47,8 @@ mod tests {
         let lock = take_folder(&inside).unwrap();
         let refused = take_folder(&inside).unwrap_err().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        std::fs::remove_file(inside.join("duramen.lock")).unwrap();
+        assert!(take_folder(&inside).is_err());
         drop(lock);
         assert!(take_folder(&inside).is_ok());
     }

@@ -13,7 +13,7 @@ use duramen_common::seams::Seams;
 /// Runs a log node until it is told to stop or cannot go on.
 pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
-    let _folder = take_folder(&plan.data_dir)?;
+    // The node takes the folder itself, before anything else.
     tracing::info!(node = plan.node, rpc = plan.rpc, http = plan.http, "log node starts");
     let node = tokio::select! {
         started = RunningLogNode::start(plan, seams) => started?,

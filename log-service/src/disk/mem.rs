@@ -8,7 +8,7 @@
 //! * Handles from before a crash answer errors for ever.
 //! * Deliberately absent: latency, reordering of metadata (journaling file systems keep its order).
 
-use super::{Disk, DiskFile, DiskLock};
+use super::{Claim, Disk, DiskFile, DiskLock, HeldFolder};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -346,6 +346,13 @@ impl Disk for MemDisk {
         Ok(())
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.state.lock().names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.rename(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         if !state.names.contains_key(path) {
@@ -366,13 +373,13 @@ impl Disk for MemDisk {
         Ok(())
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
+    fn lock(&self, folder: &Path) -> io::Result<Claim> {
         let mut state = self.state.lock();
-        if !state.locks.insert(path.to_path_buf()) {
-            return Ok(None);
+        if !state.locks.insert(folder.to_path_buf()) {
+            return Ok(Claim::Held { holder: None });
         }
         let life = state.life;
-        Ok(Some(DiskLock(Box::new(MemLock { disk: self.clone(), path: path.to_path_buf(), life }))))
+        Ok(Claim::Taken(DiskLock(Box::new(MemLock { disk: self.clone(), path: folder.to_path_buf(), life }))))
     }
 
     fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
@@ -385,6 +392,12 @@ struct MemLock {
     disk: MemDisk,
     path: PathBuf,
     life: u64,
+}
+
+impl HeldFolder for MemLock {
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Drop for MemLock {
@@ -468,5 +481,9 @@ impl DiskFile for MemFile {
 
     fn len(&self) -> io::Result<u64> {
         self.with(|state| Ok(state.files.get(&self.file).map_or(0, |data| data.live.len() as u64)))
+    }
+
+    fn is_named(&self, path: &Path) -> io::Result<bool> {
+        self.with(|state| Ok(state.names.get(path) == Some(&self.file)))
     }
 }

@@ -26,12 +26,15 @@ pub trait Disk: Send + Sync + 'static {
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
     /// Moves a file, replacing what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Moves a file to a name that nothing has; `AlreadyExists` when something has it.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes names in a folder durable.
     fn sync_dir(&self, folder: &Path) -> io::Result<()>;
-    /// Takes a lock file exclusively; `None` when somebody else has it. Dropping the guard releases it.
-    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>>;
+    /// Takes a folder exclusively: the folder itself, so that no file that is removed gives it away. Dropping the guard
+    /// releases it.
+    fn lock(&self, folder: &Path) -> io::Result<Claim>;
     /// Bytes that can still be written in the file system of a folder.
     fn free_bytes(&self, folder: &Path) -> io::Result<u64>;
     /// How long the next round of writing and syncing takes where time is simulated. A real disk takes the time itself.
@@ -55,7 +58,31 @@ pub trait DiskFile: Send + Sync + 'static {
     fn set_len(&self, length: u64) -> io::Result<()>;
     /// Its length.
     fn len(&self) -> io::Result<u64>;
+    /// Whether a path names this very file, and no other one.
+    fn is_named(&self, path: &Path) -> io::Result<bool>;
 }
 
-/// Holds a lock until dropped.
-pub struct DiskLock(#[expect(dead_code, reason = "held for its drop")] Box<dyn Send + Sync>);
+/// What came of taking a folder.
+pub enum Claim {
+    /// It is ours.
+    Taken(DiskLock),
+    /// Another process has it.
+    Held {
+        /// Its number, where it has said so.
+        holder: Option<u32>,
+    },
+}
+
+/// Holds a folder until dropped.
+pub struct DiskLock(Box<dyn HeldFolder>);
+
+trait HeldFolder: Send + Sync {
+    fn check(&self) -> io::Result<()>;
+}
+
+impl DiskLock {
+    /// Fails when the folder under the path is not the one that was taken: it was moved, removed or replaced.
+    pub fn check(&self) -> io::Result<()> {
+        self.0.check()
+    }
+}

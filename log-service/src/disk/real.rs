@@ -1,11 +1,12 @@
 //! The operating system's file system.
 //!
-//! * Positional reads and gathered writes, `fdatasync`, `posix_fallocate`-like reservation, `flock`, all through rustix.
+//! * Positional reads and gathered writes, `fdatasync`, `posix_fallocate`-like reservation, all through rustix.
 //! * Invariant: every write is whole or an error; short writes are continued.
 //! * Deliberately absent: caching of descriptors, direct I/O.
 
-use super::{Disk, DiskFile, DiskLock};
-use rustix::fs::{FallocateFlags, FlockOperation};
+use super::{Claim, Disk, DiskFile, DiskLock, HeldFolder};
+use duramen_common::folder_lock::{FolderLock, FolderLockError, is_under};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt as _;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 
 /// Slices handed to one system call; the kernel takes 1024.
 const SLICES_MAX: usize = 512;
+/// The file of a data folder that names the process which has it.
+const HOLDER_NOTE: &str = "LOCK";
 
 /// The real one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +65,20 @@ impl Disk for RealDisk {
         std::fs::rename(from, to)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            // Some file systems cannot: then it is looked for, which the folder's lock makes as good.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+                if std::fs::exists(to)? {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                std::fs::rename(from, to)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
@@ -70,18 +87,23 @@ impl Disk for RealDisk {
         File::open(folder)?.sync_all()
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(DiskLock(Box::new(file)))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
+    fn lock(&self, folder: &Path) -> io::Result<Claim> {
+        match FolderLock::take(folder, HOLDER_NOTE) {
+            Ok(lock) => Ok(Claim::Taken(DiskLock(Box::new(lock)))),
+            Err(FolderLockError::Held { holder, .. }) => Ok(Claim::Held { holder }),
+            Err(FolderLockError::Io(error)) => Err(error),
         }
     }
 
     fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(folder)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+impl HeldFolder for FolderLock {
+    fn check(&self) -> io::Result<()> {
+        FolderLock::check(self)
     }
 }
 
@@ -141,5 +163,9 @@ impl DiskFile for RealFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn is_named(&self, path: &Path) -> io::Result<bool> {
+        is_under(&self.file, path)
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! * Written whole beside the old one, synced, renamed, the folder synced: there is always one that is whole.
 //! * Invariant: a store id is minted with the folder and never changes; a formed identity never becomes another's.
+//! * A running node looks whether the file is still its own: one that was removed is written again, another's stops the node.
 //! * `groups_made` is set once every group has its first entry on disk: from then on a group without one has lost its
 //!   files and must not vote.
 //! * Source: DESIGN D2, D12; docs/formats.md "Identity file".
 
 use super::error::StartError;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use duramen_common::protocol::LogNodeInfo;
 use duramen_common::seams::Entropy;
 use duramen_common::{HistoryId, NodeId, StoreId, codec};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,12 +98,14 @@ impl Identity {
 pub struct IdentityFile {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
+    /// The file that was read or written last; open, so that it can be told from another of its name.
+    own: Mutex<Option<Arc<dyn DiskFile>>>,
 }
 
 impl IdentityFile {
     /// The identity file of this folder.
     pub fn new(disk: Arc<dyn Disk>, folder: &Path) -> IdentityFile {
-        IdentityFile { disk, folder: folder.to_path_buf() }
+        IdentityFile { disk, folder: folder.to_path_buf(), own: Mutex::default() }
     }
 
     /// The folder's identity; a fresh one, written, for an empty folder.
@@ -128,6 +132,7 @@ impl IdentityFile {
 
     fn read(&self) -> std::io::Result<Vec<u8>> {
         let file = self.disk.open(&self.folder.join(FILE), false)?;
+        *self.own.lock() = Some(Arc::clone(&file));
         let length = usize::try_from(file.len()?).unwrap_or(usize::MAX).min(PAYLOAD_BYTES_MAX + HEADER_BYTES);
         let mut bytes = vec![0; length];
         let read = file.read_at(&mut bytes, 0)?;
@@ -147,7 +152,28 @@ impl IdentityFile {
         file.write_at(&[bytes], 0)?;
         file.sync_data()?;
         self.disk.rename(&next, &self.folder.join(FILE))?;
+        *self.own.lock() = Some(file);
         self.disk.sync_dir(&self.folder)
+    }
+
+    /// Looks whether the file is still the one that this process read or wrote. One that was removed is written again;
+    /// one that says something else fails: the folder is being used by somebody else, or is about to be.
+    pub fn check(&self, identity: &Identity) -> Result<(), StartError> {
+        let path = self.folder.join(FILE);
+        let own = self.own.lock().clone();
+        // What cannot be looked at now is looked at again.
+        if !own.is_some_and(|own| matches!(own.is_named(&path), Ok(false))) {
+            return Ok(());
+        }
+        match self.read() {
+            Ok(bytes) if Identity::decode(&bytes).as_ref() == Ok(identity) => Ok(()),
+            Ok(_) => Err(self.unreadable("another file has taken its place while this node runs".to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                tracing::warn!(file = %path.display(), "the identity file was removed while this node runs: written again");
+                self.save(identity)
+            }
+            Err(_) => Ok(()),
+        }
     }
 
     fn failed(&self, error: &std::io::Error) -> StartError {
@@ -191,6 +217,29 @@ mod tests {
         assert_eq!(file.load_or_mint(NodeId::new(1), &SystemEntropy).unwrap(), formed(&blank));
         let error = file.load_or_mint(NodeId::new(2), &SystemEntropy).unwrap_err();
         assert!(matches!(error, StartError::OtherNode { .. }), "{error}");
+    }
+
+    /// Goal: removing the file of a running node loses nothing, and another's is noticed. Method: remove it, put it back by
+    /// hand, put another node's there.
+    #[test]
+    fn a_running_node_looks_after_its_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let file = IdentityFile::new(Arc::new(RealDisk), folder.path());
+        let identity = file.load_or_mint(NodeId::new(1), &SystemEntropy).unwrap();
+        file.check(&identity).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.check(&identity).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "written again");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        file.check(&identity).unwrap();
+        let other = Identity { store: StoreId::from_bits(7), ..identity.clone() };
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, other.encode()).unwrap();
+        let error = file.check(&identity).unwrap_err().to_string();
+        assert!(error.contains("taken its place"), "{error}");
     }
 
     /// Goal: an identity that was acted upon is not taken back by a later power cut. Method: the process ends between the

@@ -2,7 +2,7 @@
 //!
 //! * Everything else passes through.
 
-use crate::disk::{Disk, DiskFile, DiskLock};
+use crate::disk::{Claim, Disk, DiskFile};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -54,14 +54,17 @@ impl Disk for MeteredDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.inner.rename(from, to)
     }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename_new(from, to)
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.inner.remove(path)
     }
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         self.inner.sync_dir(folder)
     }
-    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
-        self.inner.lock(path)
+    fn lock(&self, folder: &Path) -> io::Result<Claim> {
+        self.inner.lock(folder)
     }
     fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
         self.inner.free_bytes(folder)
@@ -93,5 +96,8 @@ impl DiskFile for MeteredFile {
     }
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
+    }
+    fn is_named(&self, path: &Path) -> io::Result<bool> {
+        self.inner.is_named(path)
     }
 }

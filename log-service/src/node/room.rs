@@ -1,4 +1,5 @@
-//! What a running node sees to in the background: handing leadership over while its disk is full, and its gauges.
+//! What a running node sees to in the background: handing leadership over while its disk is full, its gauges, and that its
+//! folder and identity file are still the ones that it took (a stat of each per second).
 //!
 //! * A leader whose disk is full refuses appends; a peer that has room can take them. It is asked at most once a second,
 //!   and handing over is an attempt, not a promise.
@@ -22,7 +23,11 @@ pub(super) async fn watch(shared: &Shared, running: &Running) -> Result<(), Star
     let mut leaders: Vec<Option<NodeId>> = vec![None; running.partitions.len() + 1];
     loop {
         tokio::select! {
-            _ = tick.tick() => note_gauges(shared, running, &mut leaders),
+            _ = tick.tick() => {
+                note_gauges(shared, running, &mut leaders);
+                running.store.check_folder()?;
+                shared.identity_file.check(&shared.identity())?;
+            }
             () = shared.no_room.notified() => {
                 hand_over(shared, running).await;
                 sleep(LOOK_EVERY).await;

@@ -19,10 +19,24 @@ pub enum StoreError {
         source: Arc<std::io::Error>,
     },
     /// Another process has the folder.
-    #[error("{} is in use by another process: stop it, or give this one another --data-dir", folder.display())]
+    #[error(
+        "{} is in use by another process{}: stop it, or give this one another --data-dir. Removing the lock file does not \
+         help: the folder itself is locked", folder.display(), duramen_common::folder_lock::named(*holder)
+    )]
     InUse {
         /// The data folder.
         folder: PathBuf,
+        /// The process that has it, where it has said so.
+        holder: Option<u32>,
+    },
+    /// What this store writes is not what is under its name any more.
+    #[error(
+        "{} was moved, removed or replaced while this node writes it: nothing is acknowledged any more. Put back what was \
+         there and start this node again; if it is lost, the node must join as a new one", file.display()
+    )]
+    Taken {
+        /// The file or folder.
+        file: PathBuf,
     },
     /// Bytes that were durable are not what was written.
     #[error(
@@ -51,7 +65,7 @@ pub enum StoreError {
         known: u8,
     },
     /// A file of another cluster, store or partition.
-    #[error("{} belongs to {found}, not to {wanted}: it was copied or moved here", file.display())]
+    #[error("{} is {found}, and should be {wanted}: it was copied, moved or renamed; put back what was here", file.display())]
     Foreign {
         /// The file.
         file: PathBuf,

@@ -16,7 +16,7 @@ use super::recover::{Scan, ScanError, Successors, scan};
 use super::segment::{Point, Segment};
 use super::suspect;
 use super::sync::SyncShared;
-use super::types::{Damage, Ends, EntryId};
+use super::types::{Damage, Ends, EntryId, StoreIdentity};
 use super::writer::{Base, Place, SEGMENT_SUFFIX, UNNAMED};
 use crate::disk::DiskFile;
 use duramen_common::batch::RecordBatch;
@@ -262,14 +262,23 @@ fn read_header(place: &Place, path: PathBuf) -> Result<Found, StoreError> {
     let header = SegmentHeader::parse(&bytes).map_err(|error| header_error(&path, error))?;
     let belongs = header.identity == place.identity && header.partition == place.partition;
     if !belongs || path != place.segment_path(header.sequence) {
-        let name = |history, store, partition| format!("history {history}, store {store}, partition {partition}");
-        return Err(StoreError::Foreign {
-            found: name(header.identity.history, header.identity.store, header.partition),
-            wanted: name(place.identity.history, place.identity.store, place.partition),
-            file: path,
-        });
+        return Err(foreign(place, path, &header));
     }
     Ok(Found { header, file, path, length })
+}
+
+/// A segment that is not this partition's, or not the one that its name says. The names differ even where all else is equal.
+fn foreign(place: &Place, path: PathBuf, header: &SegmentHeader) -> StoreError {
+    let name = |file: &Path, identity: StoreIdentity, partition| {
+        let file = file.file_name().unwrap_or_default().to_string_lossy();
+        let StoreIdentity { history, store } = identity;
+        format!("{file} of history {history}, store {store}, partition {partition}")
+    };
+    StoreError::Foreign {
+        found: name(&place.segment_path(header.sequence), header.identity, header.partition),
+        wanted: name(&path, place.identity, place.partition),
+        file: path,
+    }
 }
 
 fn header_error(path: &Path, error: HeaderError) -> StoreError {

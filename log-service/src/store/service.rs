@@ -8,7 +8,7 @@ use super::sync::SyncShared;
 use super::types::{Damage, EntryId, LogEntry, StoreConfig, StoreIdentity, SyncMode};
 use super::writer::Place;
 use super::{StoreError, open, repair, replace};
-use crate::disk::{Disk, DiskLock};
+use crate::disk::{Claim, Disk, DiskLock};
 use duramen_common::NodeId;
 use duramen_common::ids::PartitionId;
 use duramen_common::seams::Entropy;
@@ -30,10 +30,9 @@ impl DataFolder {
     pub fn lock(disk: Arc<dyn Disk>, path: &Path) -> Result<DataFolder, StoreError> {
         let path = path.to_path_buf();
         disk.create_dir_all(&path).map_err(|error| StoreError::io("creating", &path, error))?;
-        let lock = disk.lock(&path.join("LOCK")).map_err(|error| StoreError::io("locking", &path, error))?;
-        match lock {
-            Some(lock) => Ok(DataFolder { disk, path, lock }),
-            None => Err(StoreError::InUse { folder: path }),
+        match disk.lock(&path).map_err(|error| StoreError::io("locking", &path, error))? {
+            Claim::Taken(lock) => Ok(DataFolder { disk, path, lock }),
+            Claim::Held { holder } => Err(StoreError::InUse { folder: path, holder }),
         }
     }
 
@@ -137,6 +136,14 @@ impl Store {
     pub fn has_room(&self) -> bool {
         let free = self.owner.disk.free_bytes(&self.owner.path);
         free.is_ok_and(|free| free >= self.owner.config.reserve_bytes)
+    }
+
+    /// Fails when the data folder under its path is not the one that this store was opened in: it was moved, removed or
+    /// replaced, and what is written by name would go elsewhere.
+    pub fn check_folder(&self) -> Result<(), StoreError> {
+        let lock = self.owner.lock.lock();
+        let checked = lock.as_ref().map_or(Ok(()), DiskLock::check);
+        checked.map_err(|_| StoreError::Taken { file: self.owner.path.clone() })
     }
 
     /// What stopped the store, when something did.

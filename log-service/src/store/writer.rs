@@ -14,7 +14,7 @@ use super::frame::{
 };
 use super::segment::{Point, Segment};
 use super::types::{LogEntry, SmallState, StoreConfig, StoreIdentity};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use duramen_common::ids::{Offset, PartitionId};
 use duramen_common::planted::{Plant, is_planted};
 use duramen_common::seams::Entropy;
@@ -95,6 +95,14 @@ impl Place {
         result.map_err(|error| StoreError::io(what, path, error))
     }
 
+    /// Fails when a file is not the one under its name any more: what goes into it would be lost with its last handle.
+    fn check_named(&self, file: &dyn DiskFile, path: &Path) -> Result<(), StoreError> {
+        if self.io("looking for", path, file.is_named(path))? {
+            return Ok(());
+        }
+        Err(StoreError::Taken { file: path.to_path_buf() })
+    }
+
     /// Makes a segment with its start state, durably, and gives it its name.
     pub fn create_segment(
         &self,
@@ -140,7 +148,9 @@ impl Place {
         self.io("writing", &unnamed, file.write_at(&[&header.encode(), &frames], 0))?;
         self.io("syncing", &unnamed, file.sync_data())?;
         let path = self.segment_path(sequence);
-        self.io("renaming", &path, self.disk.rename(&unnamed, &path))?;
+        // Never over a file that somebody else made; and what has the name now is what was written.
+        self.io("renaming", &path, self.disk.rename_new(&unnamed, &path))?;
+        self.check_named(&*file, &path)?;
         self.io("syncing", &self.folder, self.disk.sync_dir(&self.folder))?;
         let allocated = self.io("measuring", &path, file.len())?;
         let segment = Arc::new(Segment::new(header, file, path, filled.position, true));
@@ -297,6 +307,8 @@ impl Writer {
         if !is_planted(Plant::NoSyncBeforeAck) {
             self.place.io("syncing", &self.segment.path, self.segment.file.sync_data())?;
         }
+        // A file without its name is gone with this process: nothing in it may be acknowledged.
+        self.place.check_named(&*self.segment.file, &self.segment.path)?;
         self.durable = self.at.position;
         for point in self.points.drain(..) {
             self.segment.note(point);

@@ -85,6 +85,9 @@ async fn a_node_that_cannot_start_says_why_in_one_line() {
     cluster.wait_ready().await;
     let second = LogNode::start(config.clone(), Seams::system()).await.err().unwrap();
     assert!(second.to_string().contains("in use by another process"), "{second}");
+    std::fs::remove_file(config.data_dir.join("LOCK")).unwrap();
+    let second = LogNode::start(config.clone(), Seams::system()).await.err().unwrap();
+    assert!(second.to_string().contains("in use by another process"), "{second}");
     let mut elsewhere = config.clone();
     elsewhere.data_dir.set_file_name("elsewhere");
     let taken = LogNode::start(elsewhere, Seams::system()).await.err().unwrap();
@@ -116,5 +119,28 @@ async fn a_dropped_node_ends() {
     timeout(PATIENCE, free).await.unwrap();
     cluster.wait_ready().await;
     assert_eq!(cluster.caller.read_all(1, 0, 3).await.len(), 3);
+    cluster.stop_all().await;
+}
+
+/// Goal: a node whose folder is removed while it runs promises nothing into files that nobody will find. Method: remove the
+/// folder, or move it and put an empty one there; the node stops and says why, the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_folder_is_taken_away_stops() {
+    let cluster = Cluster::ready(3).await;
+    cluster.caller.append(0, &events(0, 3)).await;
+    for (node, replace) in [(1, false), (2, true)] {
+        let folder = cluster.configs[&node].data_dir.clone();
+        if replace {
+            std::fs::rename(&folder, folder.with_extension("moved")).unwrap();
+            std::fs::create_dir(&folder).unwrap();
+        } else {
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
+        let failed = timeout(PATIENCE, cluster.nodes[&node].failed()).await.unwrap().to_string();
+        assert!(failed.contains("moved, removed or replaced"), "{failed}");
+        if !replace {
+            cluster.caller.append(0, &events(3, 1)).await;
+        }
+    }
     cluster.stop_all().await;
 }

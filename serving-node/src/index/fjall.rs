@@ -4,12 +4,15 @@
 
 use super::{Index, IndexError, Visit, Writes};
 use bytes::Bytes;
+use duramen_common::folder_lock::FolderLock;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 pub(super) struct FjallIndex {
     db: fjall::Database,
     keyspace: fjall::Keyspace,
+    lock: Arc<FolderLock>,
 }
 
 fn failed(action: &'static str) -> impl FnOnce(fjall::Error) -> IndexError {
@@ -17,7 +20,7 @@ fn failed(action: &'static str) -> impl FnOnce(fjall::Error) -> IndexError {
 }
 
 impl FjallIndex {
-    pub(super) fn open(folder: &Path, cache_bytes: u64) -> Result<FjallIndex, IndexError> {
+    pub(super) fn open(folder: &Path, cache_bytes: u64, lock: Arc<FolderLock>) -> Result<FjallIndex, IndexError> {
         let db = fjall::Database::builder(folder)
             .cache_size(cache_bytes)
             .worker_threads(1)
@@ -25,7 +28,7 @@ impl FjallIndex {
             .map_err(failed("opening"))?;
         let keyspace =
             db.keyspace("index", fjall::KeyspaceCreateOptions::default).map_err(failed("opening the keyspace"))?;
-        Ok(FjallIndex { db, keyspace })
+        Ok(FjallIndex { db, keyspace, lock })
     }
 }
 
@@ -45,6 +48,7 @@ impl Index for FjallIndex {
     }
 
     fn write(&self, writes: Writes) -> Result<(), IndexError> {
+        super::check_folder("fjall", &self.lock)?;
         let mut batch = self.db.batch();
         for (key, value) in writes {
             match value {

@@ -20,6 +20,7 @@ pub(crate) use store::{IndexStore, StoreConfig};
 pub use store::{StoreError, WipeReason};
 
 use bytes::Bytes;
+use duramen_common::folder_lock::FolderLock;
 use std::ops::{Bound, ControlFlow};
 
 /// Why the index did not do it. Final: the node stops, and the next start wipes the index.
@@ -61,4 +62,9 @@ pub trait Index: Send + Sync + 'static {
 
     /// Whether a call may block on a disk.
     fn blocks(&self) -> bool;
+}
+
+/// Before each write: what is written by name must not go into a folder that somebody else has put there.
+fn check_folder(kind: &'static str, lock: &FolderLock) -> Result<(), IndexError> {
+    lock.check().map_err(|error| IndexError { kind, action: "writing", reason: error.to_string() })
 }

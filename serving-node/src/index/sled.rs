@@ -7,12 +7,15 @@
 
 use super::{Index, IndexError, Visit, Writes};
 use bytes::Bytes;
+use duramen_common::folder_lock::FolderLock;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(super) struct SledIndex {
     db: sled::Db,
     folder: PathBuf,
+    lock: Arc<FolderLock>,
 }
 
 fn failed(action: &'static str) -> impl FnOnce(sled::Error) -> IndexError {
@@ -20,14 +23,19 @@ fn failed(action: &'static str) -> impl FnOnce(sled::Error) -> IndexError {
 }
 
 impl SledIndex {
-    pub(super) fn open(folder: &Path, cache_bytes: u64, flush_every_ms: u64) -> Result<SledIndex, IndexError> {
+    pub(super) fn open(
+        folder: &Path,
+        cache_bytes: u64,
+        flush_every_ms: u64,
+        lock: Arc<FolderLock>,
+    ) -> Result<SledIndex, IndexError> {
         let db = sled::Config::new()
             .path(folder)
             .cache_capacity(cache_bytes)
             .flush_every_ms(Some(flush_every_ms))
             .open()
             .map_err(failed("opening"))?;
-        Ok(SledIndex { db, folder: folder.to_path_buf() })
+        Ok(SledIndex { db, folder: folder.to_path_buf(), lock })
     }
 }
 
@@ -56,6 +64,7 @@ impl Index for SledIndex {
     }
 
     fn write(&self, writes: Writes) -> Result<(), IndexError> {
+        super::check_folder("sled", &self.lock)?;
         let mut batch = sled::Batch::default();
         let count = writes.len();
         for (key, value) in writes {

@@ -1,7 +1,8 @@
 //! The folder of an index: locked, judged, opened or wiped at start; marked at a clean stop.
 //!
 //! ```text
-//! DATA_DIR/index/lock          held while a node runs on it
+//! DATA_DIR/index/              locked itself while a node runs on it
+//! DATA_DIR/index/lock          who that is, for messages
 //! DATA_DIR/index/marker.json   whose it is, how it was left
 //! DATA_DIR/index/sled/ …       the index's own files
 //! ```
@@ -17,7 +18,8 @@ use super::sled::SledIndex;
 use super::{Index, IndexError};
 use crate::partitions::IndexKind;
 use duramen_common::HistoryId;
-use std::fs::{File, OpenOptions};
+use duramen_common::folder_lock::{FolderLock, FolderLockError, named};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,10 +50,15 @@ pub enum StoreError {
     #[error("this program was built without fjall: build it with the cargo feature `fjall`, or take sled")]
     NoFjall,
     /// Another process runs on it.
-    #[error("{} is in use by another process: stop it, or take another data folder", folder.display())]
+    #[error(
+        "{} is in use by another process{}: stop it, or take another data folder. Removing the lock file does not help: the \
+         folder itself is locked", folder.display(), named(*holder)
+    )]
     InUse {
         /// Which.
         folder: PathBuf,
+        /// The process that has it, where it has said so.
+        holder: Option<u32>,
     },
     /// The folder cannot be used.
     #[error("{}: {reason}: check that it is writable and has room", path.display())]
@@ -76,7 +83,7 @@ struct Place {
     marker_path: PathBuf,
     marker: Marker,
     /// Held until drop.
-    _lock: File,
+    _lock: Arc<FolderLock>,
 }
 
 /// What opening came to.
@@ -109,13 +116,13 @@ impl IndexStore {
         }
         let write = |marker: &Marker| marker.write(&marker_path).map_err(|error| folder_error(&marker_path, &error));
         write(&marker)?;
-        let index = match open_caught(config, &files) {
+        let index = match open_caught(config, &files, &lock) {
             Ok(index) => index,
             Err(error) => {
                 wiped = Some(WipeReason::DoesNotOpen { reason: error.to_string() });
                 wipe(&folder)?;
                 write(&marker)?;
-                open_caught(config, &files).map_err(StoreError::Fresh)?
+                open_caught(config, &files, &lock).map_err(StoreError::Fresh)?
             }
         };
         marker.left = Left::Open;
@@ -163,18 +170,11 @@ fn folder_error(path: &Path, error: &io::Error) -> StoreError {
     StoreError::Folder { path: path.to_path_buf(), reason: error.to_string() }
 }
 
-fn lock(folder: &Path) -> Result<File, StoreError> {
-    let path = folder.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| folder_error(&path, &error))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { folder: folder.to_path_buf() }),
-        Err(error) => Err(folder_error(&path, &error.into())),
+fn lock(folder: &Path) -> Result<Arc<FolderLock>, StoreError> {
+    match FolderLock::take(folder, "lock") {
+        Ok(lock) => Ok(Arc::new(lock)),
+        Err(FolderLockError::Held { folder, holder }) => Err(StoreError::InUse { folder, holder }),
+        Err(FolderLockError::Io(error)) => Err(folder_error(folder, &error)),
     }
 }
 
@@ -210,10 +210,11 @@ fn wipe(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// Opens in a thread of its own: damaged files make sled panic.
-fn open_caught(config: &StoreConfig, files: &Path) -> Result<Arc<dyn Index>, IndexError> {
+fn open_caught(config: &StoreConfig, files: &Path, lock: &Arc<FolderLock>) -> Result<Arc<dyn Index>, IndexError> {
     let failed = |reason: String| IndexError { kind: name(config.kind), action: "opening", reason };
-    let (config, files) = (config.clone(), files.to_path_buf());
-    let opener = std::thread::Builder::new().name("index-open".to_owned()).spawn(move || open_files(&config, &files));
+    let (config, files, lock) = (config.clone(), files.to_path_buf(), Arc::clone(lock));
+    let opener =
+        std::thread::Builder::new().name("index-open".to_owned()).spawn(move || open_files(&config, &files, lock));
     match opener.map(std::thread::JoinHandle::join) {
         Ok(Ok(opened)) => opened,
         Ok(Err(_)) => Err(failed("it panicked, which damaged files make it do".to_owned())),
@@ -221,11 +222,11 @@ fn open_caught(config: &StoreConfig, files: &Path) -> Result<Arc<dyn Index>, Ind
     }
 }
 
-fn open_files(config: &StoreConfig, files: &Path) -> Result<Arc<dyn Index>, IndexError> {
+fn open_files(config: &StoreConfig, files: &Path, lock: Arc<FolderLock>) -> Result<Arc<dyn Index>, IndexError> {
     match config.kind {
-        IndexKind::Sled => Ok(Arc::new(SledIndex::open(files, config.cache_bytes, config.flush_every_ms)?)),
+        IndexKind::Sled => Ok(Arc::new(SledIndex::open(files, config.cache_bytes, config.flush_every_ms, lock)?)),
         #[cfg(feature = "fjall")]
-        IndexKind::Fjall => Ok(Arc::new(super::fjall::FjallIndex::open(files, config.cache_bytes)?)),
+        IndexKind::Fjall => Ok(Arc::new(super::fjall::FjallIndex::open(files, config.cache_bytes, lock)?)),
         _ => Ok(Arc::new(MemoryIndex::default())),
     }
 }

@@ -1,6 +1,6 @@
 //! One suite for every index: the contract of `Index`, rule by rule. A kill in the middle of writes: `tests/index_kills.rs`.
 
-use super::{Index, Writes};
+use super::{Index, StoreError, Writes};
 use crate::partitions::IndexKind;
 use crate::testing::FolderIndex;
 use proptest::prelude::*;
@@ -83,5 +83,24 @@ fn large_values_survive_a_reopening() {
         store.close_clean();
         drop(store);
         assert_eq!(FolderIndex::open(folder.path(), kind).index().get(b"large").unwrap().unwrap(), value);
+    }
+}
+
+/// Goal: one process per index, whatever is removed in its folder; and nothing is written into a folder that somebody else
+/// has put in its place. Method: remove the lock file, open again; move the folder away while it is open.
+#[test]
+fn the_folder_of_an_index_has_one_owner() {
+    for kind in kinds().into_iter().filter(|&kind| kind != IndexKind::Memory) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderIndex::open(folder.path(), kind);
+        std::fs::remove_file(folder.path().join("index/lock")).unwrap();
+        let second = FolderIndex::try_open(folder.path(), kind).err().unwrap();
+        assert!(matches!(second, StoreError::InUse { .. }), "{kind:?}: {second}");
+        let write = || store.index().write(vec![(b"key".to_vec(), Some(b"value".to_vec()))]);
+        write().unwrap();
+        std::fs::rename(folder.path().join("index"), folder.path().join("aside")).unwrap();
+        std::fs::create_dir(folder.path().join("index")).unwrap();
+        let refused = write().unwrap_err().to_string();
+        assert!(refused.contains("moved, removed or replaced"), "{kind:?}: {refused}");
     }
 }

@@ -1,6 +1,6 @@
 //! An index in a folder, opened as a partition opens it.
 
-use crate::index::{Index, IndexStore, StoreConfig};
+use crate::index::{Index, IndexStore, StoreConfig, StoreError};
 use crate::partitions::IndexKind;
 use duramen_common::HistoryId;
 use std::path::Path;
@@ -13,6 +13,11 @@ impl FolderIndex {
     /// Opens what is there, or a fresh one. Panics when that does not work, or when what is there had to be wiped.
     #[must_use]
     pub fn open(folder: &Path, kind: IndexKind) -> FolderIndex {
+        FolderIndex::try_open(folder, kind).expect("the index opens")
+    }
+
+    /// As [`FolderIndex::open`], with the error of a folder that cannot be used.
+    pub fn try_open(folder: &Path, kind: IndexKind) -> Result<FolderIndex, StoreError> {
         let config = StoreConfig {
             data_dir: Some(folder.to_path_buf()),
             kind,
@@ -21,9 +26,9 @@ impl FolderIndex {
             history: HistoryId::from_bits(1),
             boot_id_path: "/proc/sys/kernel/random/boot_id".into(),
         };
-        let opened = IndexStore::open(&config).expect("the index opens");
+        let opened = IndexStore::open(&config)?;
         assert_eq!(opened.wiped, None);
-        FolderIndex(opened.store)
+        Ok(FolderIndex(opened.store))
     }
 
     /// The index.

@@ -5,7 +5,7 @@
 
 use super::gate::Gate;
 use crate::harness::Rng;
-use duramen_log_service::disk::{Disk, DiskFile, DiskLock, MemDisk};
+use duramen_log_service::disk::{Claim, Disk, DiskFile, MemDisk};
 use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
@@ -77,6 +77,10 @@ impl Disk for SimDisk {
         self.passes()?;
         self.medium.rename(from, to)
     }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.passes()?;
+        self.medium.rename_new(from, to)
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.passes()?;
         self.medium.remove(path)
@@ -85,9 +89,9 @@ impl Disk for SimDisk {
         self.passes()?;
         self.medium.sync_dir(folder)
     }
-    fn lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
+    fn lock(&self, folder: &Path) -> io::Result<Claim> {
         self.lives()?;
-        self.medium.lock(path)
+        self.medium.lock(folder)
     }
     fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
         self.medium.free_bytes(folder)
@@ -131,5 +135,8 @@ impl DiskFile for SimFile {
     }
     fn len(&self) -> io::Result<u64> {
         self.file.len()
+    }
+    fn is_named(&self, path: &Path) -> io::Result<bool> {
+        self.file.is_named(path)
     }
 }

@@ -1,6 +1,7 @@
 //! Failing syncs, full disks, second instances.
 
 use super::*;
+use crate::disk::Disk as _;
 use std::sync::atomic::AtomicBool;
 
 /// Goal: after a failed sync nothing more is acknowledged or written, in order, while reads go on; a restart recovers.
@@ -115,6 +116,9 @@ fn a_second_instance_on_a_real_folder_is_refused() {
     let disk: Arc<dyn crate::disk::Disk> = Arc::new(crate::disk::RealDisk);
     let first = DataFolder::lock(Arc::clone(&disk), folder.path()).unwrap();
     assert!(matches!(DataFolder::lock(Arc::clone(&disk), folder.path()), Err(StoreError::InUse { .. })));
+    std::fs::remove_file(folder.path().join("LOCK")).unwrap();
+    let refused = DataFolder::lock(Arc::clone(&disk), folder.path()).err().unwrap();
+    assert!(matches!(refused, StoreError::InUse { .. }), "the lock is not on the file: {refused}");
     drop(first);
     DataFolder::lock(disk, folder.path()).unwrap();
 }
@@ -196,4 +200,60 @@ async fn an_idle_partition_is_marked_while_another_is_busy() {
     stop.store(true, Ordering::Release);
     assert!(marked, "not marked within ten seconds");
     store.close();
+}
+
+/// Goal: nothing is acknowledged that went into a file without its name. Method: the segment that grows is removed, or
+/// another file is put in its place.
+#[test]
+fn a_segment_that_was_removed_or_replaced_acknowledges_nothing() {
+    for replace in [false, true] {
+        let disk = MemDisk::new();
+        let (store, log) = open(&disk).unwrap();
+        let answers = Answers::default();
+        log.append(vec![entry(1, 0, 1)], answers.callback(0)).unwrap();
+        store.step();
+        let path = segments(&disk).pop().unwrap();
+        disk.remove(&path).unwrap();
+        if replace {
+            disk.open(&path, true).unwrap();
+        }
+        log.append(vec![entry(1, 1, 1)], answers.callback(1)).unwrap();
+        store.step();
+        assert_eq!(*answers.0.lock(), [(0, true), (1, false)]);
+        let told = store.poisoned().unwrap();
+        assert!(told.contains("moved, removed or replaced"), "{told}");
+    }
+}
+
+/// Goal: a new segment never takes the place of a file that somebody else made. Method: the name of the next one is taken.
+#[test]
+fn a_new_segment_is_not_put_over_another_file() {
+    let disk = MemDisk::new();
+    let (store, log) = open(&disk).unwrap();
+    let taken = Path::new("/data/partitions/0/00000000000000000001.segment");
+    disk.open(taken, true).unwrap().write_at(&[b"somebody else's"], 0).unwrap();
+    for index in 0..100 {
+        if log.append(vec![entry(1, index, 4)], Box::new(|_| {})).is_err() {
+            break;
+        }
+        store.step();
+    }
+    assert!(store.poisoned().is_some());
+    assert_eq!(disk.bytes(taken), b"somebody else's");
+}
+
+/// Goal: what is said about a file in the wrong place names two different things. Method: a segment under another's name.
+#[test]
+fn a_segment_under_another_name_is_told_from_its_own() {
+    let disk = MemDisk::new();
+    let (store, log) = open(&disk).unwrap();
+    append(&log, vec![entry(1, 0, 1)]);
+    store.step();
+    store.close();
+    drop((store, log));
+    let path = segments(&disk).pop().unwrap();
+    disk.rename(&path, &path.with_file_name("00000000000000000007.segment")).unwrap();
+    let Err(StoreError::Foreign { found, wanted, .. }) = open(&disk).map(drop) else { panic!("it opened") };
+    assert!(found.starts_with("00000000000000000000.segment of"), "{found}");
+    assert!(wanted.starts_with("00000000000000000007.segment of"), "{wanted}");
 }
