@@ -14,6 +14,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Blob(pub Bytes);
 
+impl Blob {
+    /// The length of its JSON. Unit: bytes.
+    #[must_use]
+    pub fn json_len(&self) -> usize {
+        let escaped = |byte: &u8| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+            0..=0x1f => 6,
+            _ => 1,
+        };
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => 2 + text.as_bytes().iter().map(escaped).sum::<usize>(),
+            Err(_) => r#"{"base64":""}"#.len() + self.0.len().div_ceil(3) * 4,
+        }
+    }
+}
+
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if let Ok(text) = std::str::from_utf8(&self.0) {
@@ -62,8 +78,15 @@ mod tests {
         fn any_bytes_survive_json(bytes: Vec<u8>) {
             let blob = Blob(Bytes::from(bytes));
             let text = serde_json::to_string(&blob).unwrap();
+            prop_assert_eq!(blob.json_len(), text.len());
             prop_assert_eq!(serde_json::from_str::<Blob>(&text).unwrap(), blob);
         }
+    }
+
+    #[test]
+    fn the_length_of_every_byte_is_known() {
+        let all = Blob(Bytes::from((0..=0x7f).collect::<Vec<u8>>()));
+        assert_eq!(all.json_len(), serde_json::to_string(&all).unwrap().len());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 pub mod batch;
 pub mod blob;
+pub mod budget;
 pub mod codec;
 pub mod folder_lock;
 pub mod guard;

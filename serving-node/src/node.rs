@@ -49,6 +49,11 @@ pub struct ServingNodeConfig {
     pub connections_max: usize,
     /// Most open feeds.
     pub feeds_max: usize,
+    /// What answers may hold, over all connections, until their callers have taken them. Small ones are not counted, nor
+    /// are feeds. Unit: bytes.
+    pub answer_bytes_max: usize,
+    /// The same for events of feeds. Unit: bytes.
+    pub feed_bytes_max: usize,
     /// A connection that sends no whole request head, or no whole body after one, for this long is closed.
     pub idle_timeout: Duration,
 }
@@ -66,6 +71,8 @@ impl Default for ServingNodeConfig {
             wait_max: Duration::from_secs(30),
             connections_max: 4096,
             feeds_max: 256,
+            answer_bytes_max: 128 * 1024 * 1024,
+            feed_bytes_max: 64 * 1024 * 1024,
             idle_timeout: Duration::from_secs(75),
         }
     }

@@ -37,6 +37,8 @@ pub struct NodeLimits {
     pub batches_in_flight_max: usize,
     /// Longest wait that an append or a tail question may ask for. Unit: milliseconds.
     pub timeout_ms_max: u64,
+    /// What answers of the HTTP port may hold, over all connections, until their callers have taken them. Unit: bytes.
+    pub answer_bytes_max: usize,
 }
 
 impl Default for NodeLimits {
@@ -47,6 +49,7 @@ impl Default for NodeLimits {
             batch_bytes: 1024 * 1024,
             batches_in_flight_max: 4,
             timeout_ms_max: 30_000,
+            answer_bytes_max: 64 * 1024 * 1024,
         }
     }
 }

@@ -14,7 +14,9 @@ use super::kv::{of_record, of_write};
 use super::ops::{self, Posted};
 use crate::partitions::Partitions;
 use crate::write::WriteError;
+use bytes::Bytes;
 use duramen_common::batch::{Record, RecordSet, RecordSetBuilder};
+use duramen_common::budget::Room;
 use duramen_common::log::Effect;
 use duramen_common::protocol::AppendedRun;
 use duramen_common::{Offset, PartitionId, Problem, ProblemKind, SessionToken, Timestamp};
@@ -25,6 +27,9 @@ use hyper::http::request::Parts;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tokio::time::Instant;
+
+/// Room for the answer to one op: what a failed one needs. Unit: bytes.
+const RESULT_BYTES: usize = 512;
 
 #[derive(Serialize)]
 struct Results {
@@ -76,6 +81,12 @@ pub(crate) async fn post(
         group.places.push(place);
     }
     let deadline = Instant::now() + wait;
+    // Once something is appended, it must be answered: room for the answer comes first.
+    let mut room = Room::default();
+    let answer_bytes = count * RESULT_BYTES;
+    if !room.try_cover(&api.answers, answer_bytes) {
+        room.cover(&api.answers, answer_bytes, deadline).await.map_err(|error| Failure::exhausted(&error))?;
+    }
     let appends = groups.into_iter().map(|(partition, group)| {
         append(api, partition, group.places, group.records.finish(), &idempotency_key, deadline)
     });
@@ -100,7 +111,8 @@ pub(crate) async fn post(
     let results: Vec<OpResult> =
         results.into_iter().map(|result| result.expect("every op went into exactly one group")).collect();
     let is_unknown = results.iter().any(OpResult::is_unknown);
-    let mut response = super::json(&Results { results });
+    let json = serde_json::to_vec(&Results { results }).expect("answers are plain JSON");
+    let mut response = super::of_json(ResponseBody::full(room.keep(Bytes::from(json))));
     let headers = response.headers_mut();
     headers.insert(LOG_TIMESTAMP, token_value(&timestamp));
     if is_unknown && let Ok(key) = HeaderValue::from_bytes(idempotency_key.as_bytes()) {

@@ -8,6 +8,7 @@ use super::body::ResponseBody;
 use super::headers;
 use crate::view::{ReadError, WaitError};
 use bytes::Bytes;
+use duramen_common::budget::Exhausted;
 use duramen_common::log::{AppendError, TailError};
 use duramen_common::planted::{Plant, is_planted};
 use duramen_common::{Offset, PartitionId, Problem, ProblemKind};
@@ -51,6 +52,11 @@ impl Failure {
         Failure::new(ProblemKind::TooLarge, format!("{what} is over the limit of {limit}: send less"))
             .with("what", what)
             .with("limit", limit)
+    }
+
+    /// Others hold what answers may hold. Nothing was read, nothing was written.
+    pub(crate) fn exhausted(error: &Exhausted) -> Failure {
+        Failure::new(ProblemKind::Overloaded, error.to_string()).with("limit", error.limit)
     }
 
     /// The node cannot answer yet; what it would have to reach, it does not know.

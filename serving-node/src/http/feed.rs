@@ -3,15 +3,16 @@
 //! * In: prefix, a position (`from`, or `Last-Event-ID`). Out: `put`, `delete`, `progress` events. An id is the token of
 //!   everything given up to there; only a record's last event carries one, so that a record that was cut off repeats
 //!   whole.
-//! * A reader a partition (`feed_reader`) and one merger; what waits between them, and between merger and socket, is
-//!   bounded, so that a slow consumer slows its own readers and nobody else.
+//! * One reader per partition (`feed_reader`), and one line to the consumer (`feed_line`) that takes one piece at a time: a consumer
+//!   that does not read holds one piece and slows nobody else. All pieces together have a budget (`feeding`).
 //! * Invariant: no gap and no repeat across reconnects with `Last-Event-ID`.
 //! * Source: DESIGN §4; the HTML standard, "Server-sent events".
 
 use super::body::ResponseBody;
 use super::errors::Failure;
 use super::extract::{self, Query};
-use super::feed_reader::{Chunk, Reader};
+use super::feed_line::FeedLine;
+use super::feed_reader::Reader;
 use super::headers::{LAST_EVENT_ID, LOG_TIMESTAMP, X_ACCEL_BUFFERING, token_value};
 use super::reads::{past_the_end, see};
 use super::{Api, stopped};
@@ -19,20 +20,17 @@ use crate::partitions::Partitions;
 use crate::view::PartitionView;
 use bytes::Bytes;
 use duramen_common::planted::{Plant, is_planted};
-use duramen_common::{Offset, ProblemKind, SessionToken, Timestamp};
+use duramen_common::{Offset, ProblemKind, SessionToken};
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use std::fmt::Write as _;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// How long a feed is silent before it says how far it has come.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Chunks that wait between readers and merger, and pieces between merger and socket.
-const QUEUE_MAX: usize = 2;
 
 /// The handler.
 pub(crate) async fn get(api: &Api, partitions: &Partitions, parts: &Parts) -> Result<Response<ResponseBody>, Failure> {
@@ -54,17 +52,16 @@ pub(crate) async fn get(api: &Api, partitions: &Partitions, parts: &Parts) -> Re
         }
     };
     let position = token_value(&token);
-    let (pieces, body) = mpsc::channel(QUEUE_MAX);
-    let (chunks, inbox) = mpsc::channel(QUEUE_MAX);
+    let starts: Vec<Offset> =
+        partitions.iter().map(|view| token.position(view.partition()).map_or(Offset::ZERO, behind)).collect();
+    let (line, body) = FeedLine::new(token);
     let mut readers = JoinSet::new();
-    for view in partitions.iter() {
-        let from = token.position(view.partition()).map_or(Offset::ZERO, behind);
-        let history = partitions.history();
-        let reader = Reader::new(api.log.clone(), view.clone(), history, prefix.clone(), from);
-        readers.spawn(reader.run(chunks.clone()));
+    for (view, from) in partitions.iter().zip(starts) {
+        let (log, feeding, history) = (api.log.clone(), api.feeding.clone(), partitions.history());
+        let reader = Reader::new(log, view.clone(), feeding, history, prefix.clone(), from);
+        readers.spawn(reader.run(line.clone()));
     }
-    let merger = Merger { token, text: String::new(), pieces, _permit: permit };
-    tokio::spawn(merger.run(inbox, readers, api.stopping.clone()));
+    tokio::spawn(attend(line, readers, permit, api.stopping.clone()));
     let mut response = Response::new(ResponseBody::Stream(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -139,65 +136,33 @@ async fn check_end(view: &PartitionView, from: Offset, deadline: Instant) -> Res
     if from > end { Err(past_the_end(view.partition(), from, end)) } else { Ok(()) }
 }
 
-/// Brings the partitions' chunks into one stream.
-struct Merger {
-    token: SessionToken,
-    text: String,
-    pieces: mpsc::Sender<Bytes>,
+/// Runs until the consumer is gone, a reader cannot go on, or the node stops; the consumer then comes back with the last
+/// id that it saw. Dropping the readers ends them. Says meanwhile how far the feed has come, where there is nothing else.
+async fn attend(
+    line: FeedLine,
+    mut readers: JoinSet<()>,
     _permit: OwnedSemaphorePermit,
-}
-
-impl Merger {
-    /// Runs until the consumer is gone, a reader cannot go on, or the node stops; the consumer then comes back with
-    /// the last id that it saw. Dropping the readers ends them.
-    async fn run(
-        mut self,
-        mut inbox: mpsc::Receiver<Chunk>,
-        mut readers: JoinSet<()>,
-        mut stopping: watch::Receiver<bool>,
-    ) {
-        let mut next_progress = Instant::now() + PROGRESS_INTERVAL;
-        loop {
-            tokio::select! {
-                () = stopped(&mut stopping) => return,
-                () = self.pieces.closed() => return,
-                _ = readers.join_next() => return,
-                chunk = inbox.recv() => match chunk {
-                    Some(chunk) => self.write_chunk(&chunk),
-                    None => return,
-                },
-                () = tokio::time::sleep_until(next_progress) => self.write_progress(),
-            }
-            if self.text.is_empty() {
-                continue;
-            }
-            let piece = Bytes::from(std::mem::take(&mut self.text));
-            tokio::select! {
-                () = stopped(&mut stopping) => return,
-                sent = self.pieces.send(piece) => if sent.is_err() { return },
-            }
-            next_progress = Instant::now() + PROGRESS_INTERVAL;
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut next_progress = Instant::now() + PROGRESS_INTERVAL;
+    loop {
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = line.gone() => return,
+            _ = readers.join_next() => return,
+            () = tokio::time::sleep_until(next_progress) => {}
         }
-    }
-
-    fn write_chunk(&mut self, chunk: &Chunk) {
-        for record in &chunk.records {
-            self.token.see(Timestamp { partition: chunk.partition, offset: record.offset });
-            for (number, event) in record.events.iter().enumerate() {
-                let written = if number + 1 == record.events.len() {
-                    write!(self.text, "event: {}\nid: {}\ndata: {}\n\n", event.kind, self.token, event.data)
-                } else {
-                    write!(self.text, "event: {}\ndata: {}\n\n", event.kind, event.data)
-                };
-                written.expect("writing to a string cannot fail");
-            }
+        next_progress = Instant::now() + PROGRESS_INTERVAL;
+        // Without the turn, something else is being said, or the consumer has not taken what was said last.
+        let Some(turn) = line.try_turn() else { continue };
+        if turn.last + PROGRESS_INTERVAL > Instant::now() {
+            next_progress = turn.last + PROGRESS_INTERVAL;
+            continue;
         }
-        see(&mut self.token, chunk.partition, chunk.end);
-    }
-
-    fn write_progress(&mut self) {
-        let token = &self.token;
-        write!(self.text, "event: progress\nid: {token}\ndata: {{\"timestamp\":\"{token}\"}}\n\n")
-            .expect("writing to a string cannot fail");
+        let token = turn.token.clone();
+        let text = format!("event: progress\nid: {token}\ndata: {{\"timestamp\":\"{token}\"}}\n\n");
+        if !line.say(turn, text.into_bytes(), token, None).await {
+            return;
+        }
     }
 }

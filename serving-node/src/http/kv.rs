@@ -14,8 +14,9 @@ use crate::view::{Item, Outcome, PartitionView, ReadAt};
 use crate::write::{self, WriteError};
 use bytes::Bytes;
 use duramen_common::batch::{Guard, GuardCondition, Record, Update};
+use duramen_common::budget::{Room, SMALL_BYTES};
 use duramen_common::log::Effect;
-use duramen_common::{HistoryId, PartitionId, ProblemKind, Timestamp};
+use duramen_common::{HistoryId, Offset, PartitionId, ProblemKind, Timestamp};
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Response, StatusCode};
@@ -36,8 +37,7 @@ pub(crate) async fn get(
     let view = partitions.of_key(&key);
     let wanted = options.wait_for(view).await?;
     let timing = options.server_timing();
-    let read = view.get(&key).map_err(|error| Failure::of_read(&error))?;
-    ReadOptions::check_read(view, wanted, read.applied_end)?;
+    let (read, room) = get_covered(api, view, &key, wanted, options.deadline).await?;
     let (history, partition) = (partitions.history(), view.partition());
     let position = token_value(&position_served(history, partition, read.applied_end));
     let Some(item) = read.value else {
@@ -59,7 +59,7 @@ pub(crate) async fn get(
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let mut response = Response::new(ResponseBody::full(item.value));
+        let mut response = Response::new(ResponseBody::full(room.keep(alone(item.value))));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         response
     };
@@ -68,6 +68,33 @@ pub(crate) async fn get(
     headers.insert(LOG_TIMESTAMP, position);
     headers.insert(SERVER_TIMING, timing);
     Ok(response)
+}
+
+/// Reads a key once there is room for its value.
+async fn get_covered(
+    api: &Api,
+    view: &PartitionView,
+    key: &[u8],
+    wanted: Offset,
+    deadline: Instant,
+) -> Result<(ReadAt<Option<Item>>, Room), Failure> {
+    let mut room = Room::default();
+    loop {
+        let read = view.get(key).map_err(|error| Failure::of_read(&error))?;
+        ReadOptions::check_read(view, wanted, read.applied_end)?;
+        let needed = read.value.as_ref().map_or(0, |item| item.value.len());
+        if room.try_cover(&api.answers, needed) {
+            return Ok((read, room));
+        }
+        // What was read is let go while others hold everything.
+        drop(read);
+        room.cover(&api.answers, needed, deadline).await.map_err(|error| Failure::exhausted(&error))?;
+    }
+}
+
+/// A small value without the batch that it may be a part of: a caller that does not read it holds nothing else.
+fn alone(value: Bytes) -> Bytes {
+    if value.len() <= SMALL_BYTES { Bytes::copy_from_slice(&value) } else { value }
 }
 
 /// PUT.

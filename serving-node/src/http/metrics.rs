@@ -35,7 +35,17 @@ struct PartitionLabels {
 
 type PartitionGauge = Family<PartitionLabels, Gauge>;
 
-/// The counters. One a node.
+/// What callers hold here at one moment.
+pub(crate) struct HeldNow {
+    /// Open feeds.
+    pub(crate) feeds: usize,
+    /// Of the budget of answers. Unit: bytes.
+    pub(crate) answer_bytes: usize,
+    /// Of the budget of feeds. Unit: bytes.
+    pub(crate) feed_bytes: usize,
+}
+
+/// The counters. One per node.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -43,6 +53,8 @@ pub(crate) struct Metrics {
     /// Open connections.
     pub(crate) connections: Gauge,
     feeds: Gauge,
+    answer_bytes: Gauge,
+    feed_bytes: Gauge,
     readers_waiting: Gauge,
     overlay_bytes: Gauge,
     applied_end: PartitionGauge,
@@ -74,6 +86,8 @@ impl Metrics {
             durations,
             connections: Gauge::default(),
             feeds: Gauge::default(),
+            answer_bytes: Gauge::default(),
+            feed_bytes: Gauge::default(),
             readers_waiting: Gauge::default(),
             overlay_bytes: Gauge::default(),
             applied_end: Family::default(),
@@ -85,6 +99,10 @@ impl Metrics {
         let registry = &mut metrics.registry;
         registry.register("http_connections", "Open HTTP connections", metrics.connections.clone());
         registry.register("http_feeds", "Open feeds", metrics.feeds.clone());
+        let held = "Bytes that answers hold until their callers take them, without small ones and feeds";
+        registry.register("answer_bytes_held", held, metrics.answer_bytes.clone());
+        let held = "Bytes of events that feeds hold until their callers take them";
+        registry.register("feed_bytes_held", held, metrics.feed_bytes.clone());
         registry.register("readers_waiting", "Readers parked until an end is applied", metrics.readers_waiting.clone());
         let overlay = "Bytes that are applied and not in the index yet";
         registry.register("overlay_bytes", overlay, metrics.overlay_bytes.clone());
@@ -106,9 +124,11 @@ impl Metrics {
     }
 
     /// Everything, now.
-    pub(crate) fn to_text(&self, partitions: Option<&Partitions>, open_feeds: usize) -> String {
+    pub(crate) fn to_text(&self, partitions: Option<&Partitions>, held: HeldNow) -> String {
         let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.feeds.set(open_feeds as i64);
+        self.feeds.set(held.feeds as i64);
+        self.answer_bytes.set(held.answer_bytes as i64);
+        self.feed_bytes.set(held.feed_bytes as i64);
         if let Some(any) = partitions.and_then(|partitions| partitions.iter().next()) {
             self.readers_waiting.set(any.readers_waiting() as i64);
             self.overlay_bytes.set(any.overlay_bytes() as i64);

@@ -13,13 +13,16 @@ mod cursor;
 mod errors;
 mod extract;
 mod feed;
+mod feed_line;
 mod feed_reader;
+mod feeding;
 mod guard;
 mod headers;
 mod key_places;
 mod kv;
 mod metrics;
 mod ops;
+mod page;
 mod reads;
 mod router;
 mod scan;
@@ -36,6 +39,7 @@ pub use body::ResponseBody;
 use body::RequestBody;
 use bytes::Bytes;
 use duramen_common::ProblemKind;
+use duramen_common::budget::{Budget, Exhausted, Room};
 use duramen_common::log::Log;
 use duramen_common::seams::Seams;
 use errors::Failure;
@@ -49,8 +53,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// Digests that are computed at once; each reads a whole partition.
 const DIGESTS_MAX: usize = 1;
-/// Scans that read at once; each holds up to a page of every partition.
-const SCANS_MAX: usize = 16;
+/// Scans that read at once. Each holds up to a page, its JSON, and what it is just reading.
+const SCANS_MAX: usize = 4;
 
 /// What all handlers share.
 pub(crate) struct Api {
@@ -64,6 +68,9 @@ pub(crate) struct Api {
     feeds: Arc<Semaphore>,
     digests: Semaphore,
     scans: Semaphore,
+    /// What answers hold until they are taken.
+    answers: Budget,
+    feeding: Arc<feeding::Feeding>,
     leaders: Mutex<Option<status::Leaders>>,
     key_places: key_places::KeyPlaces,
     stopping: watch::Receiver<bool>,
@@ -83,6 +90,8 @@ impl Api {
             feeds: Arc::new(Semaphore::new(config.feeds_max)),
             digests: Semaphore::new(DIGESTS_MAX),
             scans: Semaphore::new(SCANS_MAX),
+            answers: Budget::new(config.answer_bytes_max),
+            feeding: Arc::new(feeding::Feeding::new(config.feed_bytes_max)),
             config,
             log,
             seams,
@@ -121,6 +130,15 @@ impl Api {
         self.partitions.get()
     }
 
+    /// The body of an answer that was made without asking for room: 429 where there is none.
+    fn whole(&self, bytes: Bytes) -> Result<ResponseBody, Failure> {
+        let mut room = Room::default();
+        if !room.try_cover(&self.answers, bytes.len()) {
+            return Err(Failure::exhausted(&Exhausted { limit: self.answers.bytes_max() }));
+        }
+        Ok(ResponseBody::full(room.keep(bytes)))
+    }
+
     fn open_feeds(&self) -> usize {
         self.config.feeds_max - self.feeds.available_permits()
     }
@@ -134,7 +152,12 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 /// An answer of JSON.
 fn json<T: Serialize>(body: &T) -> Response<ResponseBody> {
     let body = serde_json::to_vec(body).expect("answers are plain JSON");
-    let mut response = Response::new(ResponseBody::full(Bytes::from(body)));
+    of_json(ResponseBody::full(Bytes::from(body)))
+}
+
+/// An answer of JSON that is written.
+fn of_json(body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -138,7 +138,7 @@ async fn handle(
         Route::Digest if is_read => status::digest(api, api.partitions()?, parts, rest).await,
         Route::Healthz if is_read => Ok(status::healthz()),
         Route::Readyz if is_read => status::readyz(api),
-        Route::Metrics if is_read => Ok(status::metrics(api)),
+        Route::Metrics if is_read => status::metrics(api),
         Route::Unknown => {
             Err(Failure::new(ProblemKind::NotFound, "no such path: docs/http-api.md lists what there is"))
         }

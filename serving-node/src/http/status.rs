@@ -8,6 +8,7 @@ use super::body::ResponseBody;
 use super::errors::Failure;
 use super::extract::Query;
 use super::headers::{LOG_TIMESTAMP, SERVER_TIMING, token_value};
+use super::metrics::HeldNow;
 use super::reads::{PARAMETERS, ReadOptions, position_served};
 use crate::partitions::Partitions;
 use crate::view::Progress;
@@ -87,11 +88,13 @@ pub(crate) async fn status(api: &Api, partitions: &Partitions) -> Result<Respons
             catching_up: status.catching_up.map(CatchingUp::from),
         }
     });
-    Ok(super::json(&Status {
+    let status = Status {
         node: &api.config.name,
         history: partitions.history().to_string(),
         partitions: partition_statuses.collect(),
-    }))
+    };
+    let json = serde_json::to_vec(&status).expect("answers are plain JSON");
+    Ok(super::of_json(api.whole(Bytes::from(json))?))
 }
 
 async fn leaders(api: &Api) -> Vec<Option<NodeId>> {
@@ -160,13 +163,18 @@ pub(crate) fn readyz(api: &Api) -> Result<Response<ResponseBody>, Failure> {
 }
 
 /// `GET /metrics`
-pub(crate) fn metrics(api: &Api) -> Response<ResponseBody> {
-    let text = api.metrics.to_text(api.served(), api.open_feeds());
-    let mut response = Response::new(ResponseBody::full(Bytes::from(text)));
+pub(crate) fn metrics(api: &Api) -> Result<Response<ResponseBody>, Failure> {
+    let held = HeldNow {
+        feeds: api.open_feeds(),
+        answer_bytes: api.answers.held_bytes(),
+        feed_bytes: api.feeding.budget().held_bytes(),
+    };
+    let text = api.metrics.to_text(api.served(), held);
+    let mut response = Response::new(api.whole(Bytes::from(text))?);
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"));
-    response
+    Ok(response)
 }
 
 fn text(text: &'static str) -> Response<ResponseBody> {

@@ -26,24 +26,32 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
+use duramen_common::budget::Budget;
 use duramen_common::guard::HostGuard;
 use duramen_common::{Problem, ProblemKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// How long requests under way may take once the node stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Pages of records that are read at once; each holds up to a page, and what one fetch gave.
+const PAGES_MAX: usize = 4;
+
 /// What handlers need.
 #[derive(Clone)]
 struct Api {
     shared: Arc<Shared>,
     guard: Arc<HostGuard>,
+    /// What answers hold until they are taken.
+    answers: Budget,
+    /// Turns to read a page.
+    pages: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -60,7 +68,9 @@ impl HttpServer {
         let addr = listener.local_addr().expect("a bound listener has an address");
         let guard = Arc::new(HostGuard::listening_on(addr, shared.config.http_origins.clone()));
         let (stop, stopped) = watch::channel(false);
-        let router = router(Api { shared, guard, stopped: stopped.clone() });
+        let answers = Budget::new(shared.config.limits.answer_bytes_max);
+        let pages = Arc::new(Semaphore::new(PAGES_MAX));
+        let router = router(Api { shared, guard, answers, pages, stopped: stopped.clone() });
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY is not set");

@@ -7,14 +7,19 @@ use super::answer::{Refused, json};
 use super::append::{LOG_TIMESTAMP, PartitionPath, parse_partition, running};
 use super::records::{Place, write_lines};
 use super::{Api, forward};
+use crate::node::partition::Partition;
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use duramen_common::batch::RecordBatch;
+use duramen_common::budget::{Exhausted, Room};
 use duramen_common::protocol::{FetchRequest, LogRefusal};
 use duramen_common::{Offset, Problem, ProblemKind, SessionToken, Timestamp};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What the query of a page may say.
 pub(super) const PARAMETERS: [&str; 3] = ["from", "limit", "wait"];
@@ -22,9 +27,11 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 const WAIT_SECONDS_MAX: u64 = 30;
 const BYTES_A_FETCH: u32 = 1024 * 1024;
-/// A page ends at about this size, whatever its limit. Unit: bytes.
+/// A page ends with the record that brings it to this size, whatever its limit. Unit: bytes.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 const TAIL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a page waits for room while others hold everything.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Page {
@@ -44,12 +51,41 @@ pub(super) async fn records(
     let here = running.partition(partition)?;
     let page = parse_page(query.as_deref().unwrap_or_default())?;
     let place = Place { history: running.cluster.history, partition, partitions: running.cluster.partitions };
+    if page.wait_ms > 0 {
+        // Parked without holding anything; what comes is read again below.
+        let request = FetchRequest { partition, from: page.from, bytes_max: 1, wait_ms: page.wait_ms, last: None };
+        let _ = here.fetch(&request).await?;
+    }
+    let mut room = Room::default();
+    let lines = loop {
+        let lines = {
+            let _turn = api.pages.acquire().await;
+            read_lines(here, &page, place).await?
+        };
+        if room.try_cover(&api.answers, lines.len()) {
+            break lines;
+        }
+        // What was read is let go while others hold everything.
+        let needed = lines.len().max(PAGE_BYTES);
+        drop(lines);
+        room.cover(&api.answers, needed, Instant::now() + ROOM_WAIT).await.map_err(|error| exhausted(&error))?;
+    };
+    let body = Body::from(room.keep(Bytes::from(lines)));
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], body).into_response())
+}
+
+fn exhausted(error: &Exhausted) -> Refused {
+    Problem::new(ProblemKind::Overloaded, error.to_string()).with("limit", error.limit).into()
+}
+
+/// The lines of a page: what is there now.
+async fn read_lines(here: &Partition, page: &Page, place: Place) -> Result<Vec<u8>, Refused> {
     let mut lines = Vec::new();
     let mut left = page.limit;
     let mut next = page.from;
-    let mut wait_ms = page.wait_ms;
     while left > 0 && lines.len() < PAGE_BYTES {
-        let request = FetchRequest { partition, from: next, bytes_max: BYTES_A_FETCH, wait_ms, last: None };
+        let request =
+            FetchRequest { partition: place.partition, from: next, bytes_max: BYTES_A_FETCH, wait_ms: 0, last: None };
         let (answer, batches) = here.fetch(&request).await?;
         if batches.is_empty() {
             break;
@@ -57,15 +93,19 @@ pub(super) async fn records(
         for bytes in batches {
             let batch =
                 RecordBatch::parse(bytes).map_err(|error| LogRefusal::Unavailable { reason: error.to_string() })?;
-            left -= write_lines(&batch, next, left, place, &mut lines);
-            next = batch.header().end();
+            let (written, end) = write_lines(&batch, next, (left, PAGE_BYTES), place, &mut lines);
+            left -= written;
+            next = end;
+            if left == 0 || lines.len() >= PAGE_BYTES {
+                break;
+            }
         }
-        wait_ms = 0;
         if answer.next_offset >= answer.committed_end {
             break;
         }
     }
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], lines).into_response())
+    lines.shrink_to_fit();
+    Ok(lines)
 }
 
 fn parse_page(query: &str) -> Result<Page, Refused> {

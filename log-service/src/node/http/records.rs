@@ -166,17 +166,27 @@ struct LineJson {
     guards: Vec<GuardJson>,
 }
 
-/// Writes the batch's records from `from` on as lines, at most `limit` of them; returns how many it wrote.
-pub(super) fn write_lines(batch: &RecordBatch, from: Offset, limit: usize, place: Place, out: &mut Vec<u8>) -> usize {
+/// Writes the batch's records from `from` on as lines, at most `limit` of them, and none after `out` holds `bytes_max`.
+/// Returns how many it wrote, and the offset to go on at.
+pub(super) fn write_lines(
+    batch: &RecordBatch,
+    from: Offset,
+    (limit, bytes_max): (usize, usize),
+    place: Place,
+    out: &mut Vec<u8>,
+) -> (usize, Offset) {
     let time_ms = batch.header().append_time_ms;
     let mut written = 0;
-    for (offset, record) in batch.records().filter(|&(offset, _)| offset >= from).take(limit) {
+    for (offset, record) in batch.records().filter(|&(offset, _)| offset >= from) {
+        if written == limit || out.len() >= bytes_max {
+            return (written, offset);
+        }
         let line = line_of(batch, offset, &record, time_ms, place);
         serde_json::to_writer(&mut *out, &line).expect("these structures are JSON, and memory takes them");
         out.push(b'\n');
         written += 1;
     }
-    written
+    (written, batch.header().end())
 }
 
 fn line_of(batch: &RecordBatch, offset: Offset, record: &RecordView<'_>, time_ms: u64, place: Place) -> LineJson {
@@ -241,7 +251,8 @@ mod tests {
         }
         let batch = RecordBatch::build(&[builder.finish()], 7).at(Offset::new(100));
         let mut out = Vec::new();
-        assert_eq!(write_lines(&batch, Offset::ZERO, 100, place(), &mut out), lines.len());
+        let all = (100, usize::MAX);
+        assert_eq!(write_lines(&batch, Offset::ZERO, all, place(), &mut out), (lines.len(), batch.header().end()));
         let written: Vec<&[u8]> = out.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
         assert!(std::str::from_utf8(written[0]).unwrap().contains(r#""timestamp":"c7f3a1.0:100","time_ms":7"#));
         for (line, record) in written.iter().zip(&records) {
@@ -259,9 +270,23 @@ mod tests {
         }
         let batch = RecordBatch::build(&[builder.finish()], 7).at(Offset::new(100));
         let mut out = Vec::new();
-        assert_eq!(write_lines(&batch, Offset::new(104), 3, place(), &mut out), 3);
+        assert_eq!(write_lines(&batch, Offset::new(104), (3, 1 << 20), place(), &mut out), (3, Offset::new(107)));
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with(r#"{"timestamp":"c7f3a1.0:104""#) && text.contains(r#""event":"6""#), "{text}");
+    }
+
+    /// Goal: a page of large records ends in the midst of a batch, and goes on there.
+    #[test]
+    fn a_page_ends_when_it_holds_enough() {
+        let mut builder = RecordSetBuilder::default();
+        for number in 0..10u64 {
+            let payload = Bytes::from(vec![b'v'; 1000]);
+            builder.push(RequestId::from_bits(u128::from(number)), &Record::event(None, payload)).unwrap();
+        }
+        let batch = RecordBatch::build(&[builder.finish()], 7).at(Offset::new(100));
+        let mut out = Vec::new();
+        assert_eq!(write_lines(&batch, Offset::ZERO, (10, 2500), place(), &mut out), (3, Offset::new(103)));
+        assert!(out.len() < 4000, "{}", out.len());
     }
 
     #[test]

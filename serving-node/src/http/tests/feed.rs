@@ -14,7 +14,7 @@ const P0: PartitionId = PartitionId::new(0);
 pub(super) struct Event {
     kind: String,
     id: Option<String>,
-    data: Value,
+    pub(super) data: Value,
 }
 
 /// An open feed.
@@ -92,7 +92,7 @@ impl Feed {
     }
 
     /// The next event that is no progress.
-    async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> Event {
         loop {
             let event = self.next_of_any_kind().await;
             if event.kind != "progress" {
@@ -109,6 +109,7 @@ async fn a_feed_gives_what_comes_from_now_on() {
     harness.put("before", "1").await;
     let mut feed = Feed::open(&harness, "/v1/feed", &[]).await;
     assert_eq!((feed.answer.status, feed.answer.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(feed.answer.header("x-accel-buffering"), Some("no"));
     assert_eq!(feed.answer.timestamp(), "c7f3a1.0:0");
     let put = harness.put("apple", "1").await;
     let delete = harness.delete_with("apple", &[]).await;

@@ -8,6 +8,7 @@ mod hostile;
 mod keys;
 mod operation;
 mod scans;
+mod slow_readers;
 mod txns;
 mod understood;
 mod writes;
