@@ -11,12 +11,13 @@
 
 use super::config::{RaftTimings, raft_config};
 use super::network::{self, Network};
+use super::peers_room::PeersRoom;
 use super::runtime::seeded;
 use super::state_machine::StateMachine;
 use super::storage::LogStore;
 use super::types::{Appended, LogBatch, Raft, TypeConfig};
 use super::wire::PeerMessage;
-use crate::store::PartitionLog;
+use crate::store::{Need, PartitionLog};
 use bytes::Bytes;
 use duramen_common::batch::RecordBatch;
 use duramen_common::planted::{Plant, is_planted};
@@ -106,6 +107,8 @@ pub struct GroupParts {
     pub transport: Arc<dyn Transport>,
     /// Where every member is.
     pub peers: Arc<BTreeMap<NodeId, Peer>>,
+    /// What the other members say about their disks.
+    pub peers_room: Arc<PeersRoom>,
     /// When leaders are missed.
     pub timings: RaftTimings,
     /// Where its chance comes from: election timeouts.
@@ -145,7 +148,7 @@ impl Group {
         let partition = parts.partition;
         let failed = |reason: String| GroupFailure { partition, reason };
         let config = raft_config(&format!("p{partition}"), parts.timings).map_err(failed)?;
-        let network = Network { partition, transport: parts.transport, peers: parts.peers };
+        let network = Network { partition, transport: parts.transport, peers: parts.peers, room: parts.peers_room };
         let storage = LogStore::new(parts.log.clone());
         let node = parts.node;
         let seed = parts.entropy.bits() as u64;
@@ -218,16 +221,31 @@ impl Group {
         }
     }
 
-    /// Asks the leader's place for another member; it may not come to that.
-    pub async fn transfer_leader(&self, to: NodeId) {
-        if let Err(error) = self.raft.trigger().transfer_leader(to.get()).await {
-            tracing::debug!(partition = %self.partition, %to, %error, "leadership was not handed over");
+    /// Offers the leader's place to another member, if that has everything; it may not come to that. From then on this node neither
+    /// appends nor answers until somebody leads in a later term: a member that is behind could not, and nobody would lead for good.
+    pub async fn transfer_leader(&self, to: NodeId) -> bool {
+        let has_everything = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let matched = metrics.replication.as_ref().and_then(|members| members.get(&to.get()).copied().flatten());
+            matched.map(|id| id.index()) == metrics.last_log_index
+        };
+        if !has_everything {
+            tracing::debug!(partition = %self.partition, %to, "leadership is not handed over to a member that is behind");
+            return false;
+        }
+        match self.raft.trigger().transfer_leader(to.get()).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(partition = %self.partition, %to, %error, "leadership was not handed over");
+                false
+            }
         }
     }
 
-    /// Answers a peer. `has_room` is asked before entries are taken.
-    pub async fn answer(&self, message: PeerMessage, has_room: impl FnOnce() -> bool) -> Bytes {
-        network::answer(&self.raft, message, has_room).await
+    /// Answers a peer. `has_room` is asked before records are taken.
+    pub async fn answer(&self, message: PeerMessage, has_room: impl Fn(Need) -> bool) -> Bytes {
+        network::answer(&self.raft, &self.log, message, has_room).await
     }
 
     /// Stops taking part. Proposals under way are answered as unknown.

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod group;
 mod network;
+mod peers_room;
 mod runtime;
 pub mod state_machine;
 pub mod storage;
@@ -17,6 +18,7 @@ pub(crate) mod wire;
 
 pub use config::RaftTimings;
 pub use group::{Group, GroupFailure, GroupParts, Leading, Proposal, ProposeFailure, ReadIndexFailure};
+pub use peers_room::PeersRoom;
 pub use state_machine::CommittedObserver;
 pub use wire::PeerMessage;
 

@@ -4,18 +4,20 @@
 //!   answer from this node's group.
 //! * A data request is waited for longer than a heartbeat: it covers a follower's sync. Heartbeats have workers of
 //!   their own in openraft, so that a slow disk is not taken for a dead leader.
-//! * A full follower refuses entries here, before its openraft sees them: afterwards any storage error is fatal.
+//! * A full follower refuses records here, before its openraft sees them; what has no records, what it holds already, and what must
+//!   come before the leader's own entries it takes (`admitted`). Each answer says whether it has room for new ones.
 //! * Deliberately absent: snapshots (nothing is purged yet, so that openraft never sends one); pipelining.
 //! * Source: DESIGN D1, D2, D10.
 
+use super::peers_room::PeersRoom;
 use super::state_machine::Manifest;
 use super::storage::{to_raft, to_stored};
 use super::types::{LogId, Raft, TypeConfig, Vote, entry_id, log_id, raft_vote, stored_vote};
 use super::wire::{
-    self, AppendMessage, AppendReply, Asked, PeerMessage, SERVICE_APPEND_ENTRIES, SERVICE_PRE_VOTE,
+    self, AppendAnswer, AppendMessage, AppendReply, Asked, PeerMessage, SERVICE_APPEND_ENTRIES, SERVICE_PRE_VOTE,
     SERVICE_TRANSFER_LEADER, SERVICE_VOTE, TransferMessage, TransferReply, VoteMessage, VoteReply, WireVote,
 };
-use crate::store::EntryId;
+use crate::store::{EntryBody, EntryId, LogEntry, Need, PartitionLog};
 use bytes::Bytes;
 use duramen_common::planted::{Plant, is_planted};
 use duramen_common::{NodeId, PartitionId, codec};
@@ -40,6 +42,7 @@ pub(super) struct Network {
     pub(super) partition: PartitionId,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) peers: Arc<BTreeMap<NodeId, Peer>>,
+    pub(super) room: Arc<PeersRoom>,
 }
 
 /// The way to one member.
@@ -47,6 +50,8 @@ pub(super) struct PeerNetwork {
     partition: PartitionId,
     transport: Arc<dyn Transport>,
     peer: Peer,
+    node: NodeId,
+    room: Arc<PeersRoom>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -56,7 +61,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         let node = NodeId::new(target);
         let unknown = Peer { addr: format!("node {node}, which is not configured"), node: Some(node) };
         let peer = self.peers.get(&node).cloned().unwrap_or(unknown);
-        PeerNetwork { partition: self.partition, transport: Arc::clone(&self.transport), peer }
+        let (transport, room) = (Arc::clone(&self.transport), Arc::clone(&self.room));
+        PeerNetwork { partition: self.partition, transport, peer, node, room }
     }
 }
 
@@ -66,6 +72,20 @@ impl PeerNetwork {
     async fn call<A: DeserializeOwned>(&self, service: u8, body: Bytes, timeout: Duration) -> Rpc<A> {
         let answer = self.transport.call(&self.peer, service, body, timeout).await.map_err(rpc_error)?;
         codec::decode(&answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+
+    /// Sends entries or a heartbeat, and notes what the answer says about the member's disk.
+    async fn ask_to_append(&self, body: Bytes, timeout: Duration) -> Rpc<AppendReply> {
+        match self.call::<AppendAnswer>(SERVICE_APPEND_ENTRIES, body, timeout).await {
+            Ok(answer) => {
+                self.room.answered(self.node, answer.has_room);
+                Ok(answer.reply)
+            }
+            Err(error) => {
+                self.room.is_silent(self.node);
+                Err(error)
+            }
+        }
     }
 
     async fn ask_for_vote(
@@ -108,9 +128,9 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         });
         let reply = if is_planted(Plant::AckBeforeMajority) && !is_heartbeat {
             let patience = Duration::from_millis(20);
-            self.call(SERVICE_APPEND_ENTRIES, body, patience).await.unwrap_or(AppendReply::Success)
+            self.ask_to_append(body, patience).await.unwrap_or(AppendReply::Success)
         } else {
-            self.call(SERVICE_APPEND_ENTRIES, body, timeout).await?
+            self.ask_to_append(body, timeout).await?
         };
         match reply {
             AppendReply::Success => Ok(AppendEntriesResponse::Success),
@@ -192,20 +212,54 @@ fn wire_id(id: Option<&LogId>) -> Option<EntryId> {
     id.map(entry_id)
 }
 
-/// Answers a peer's message at its group. `has_room` is asked for entries only.
-pub(super) async fn answer(raft: &Raft, message: PeerMessage, has_room: impl FnOnce() -> bool) -> Bytes {
+/// Answers a peer's message at its group. `has_room` is asked where records come, and for what is said about this node's disk.
+pub(super) async fn answer(
+    raft: &Raft,
+    log: &PartitionLog,
+    message: PeerMessage,
+    has_room: impl Fn(Need) -> bool,
+) -> Bytes {
     match message.0 {
-        Asked::Append(message) => codec::encode(&answer_append(raft, message, has_room).await),
+        Asked::Append(message) => {
+            let new_fits = has_room(Need::New);
+            let asked = |need| if need == Need::New { new_fits } else { has_room(need) };
+            let reply = answer_append(raft, log, message, asked).await;
+            codec::encode(&AppendAnswer { reply, has_room: new_fits })
+        }
         Asked::Vote(message) => codec::encode(&answer_vote(raft, message, false).await),
         Asked::PreVote(message) => codec::encode(&answer_vote(raft, message, true).await),
         Asked::Transfer(message) => codec::encode(&answer_transfer(raft, message).await),
     }
 }
 
-async fn answer_append(raft: &Raft, message: AppendMessage, has_room: impl FnOnce() -> bool) -> AppendReply {
-    if !message.entries.is_empty() && !has_room() {
+/// How many of the entries this node takes, from the first on. Entries without records and entries that it holds already need no
+/// room. Records of an earlier term come before what the leader says in its own: without them no leader could ever be confirmed, and
+/// earlier leaders left only what was admitted before disks were full. Neither is a reason to take records of this term.
+fn admitted(message: &AppendMessage, log: &PartitionLog, has_room: impl Fn(Need) -> bool) -> usize {
+    let has_records = |entry: &&LogEntry| matches!(entry.body, EntryBody::Batch(_));
+    if !message.entries.iter().any(|entry| has_records(&entry)) || has_room(Need::New) {
+        return message.entries.len();
+    }
+    let takes_admitted = has_room(Need::Admitted);
+    let is_admitted = |entry: &LogEntry| entry.id.term < message.vote.term || message.partition.is_meta();
+    let is_refused =
+        |entry: &LogEntry| has_records(&entry) && !(takes_admitted && is_admitted(entry)) && !log.holds(entry.id);
+    message.entries.iter().position(is_refused).unwrap_or(message.entries.len())
+}
+
+async fn answer_append(
+    raft: &Raft,
+    log: &PartitionLog,
+    mut message: AppendMessage,
+    has_room: impl Fn(Need) -> bool,
+) -> AppendReply {
+    let count = admitted(&message, log, has_room);
+    let is_cut = count < message.entries.len();
+    if is_cut && count == 0 {
         return AppendReply::NoRoom;
     }
+    message.entries.truncate(count);
+    let last = message.entries.last().map(|entry| entry.id);
     let entries: Result<Vec<_>, _> = message.entries.into_iter().map(to_raft).collect();
     let entries = match entries {
         Ok(entries) => entries,
@@ -218,6 +272,7 @@ async fn answer_append(raft: &Raft, message: AppendMessage, has_room: impl FnOnc
         leader_commit: message.committed.map(log_id),
     };
     match raft.append_entries(request).await {
+        Ok(AppendEntriesResponse::Success) if is_cut => AppendReply::PartialSuccess(last),
         Ok(AppendEntriesResponse::Success) => AppendReply::Success,
         Ok(AppendEntriesResponse::PartialSuccess(id)) => AppendReply::PartialSuccess(wire_id(id.as_ref())),
         Ok(AppendEntriesResponse::Conflict) => AppendReply::Conflict,

@@ -6,9 +6,9 @@
 use super::storage::{decode_membership, encode_membership, to_raft, to_stored};
 use super::types::Membership;
 use super::wire::{
-    AppendMessage, AppendReply, Asked, PeerMessage, SERVICE_APPEND_ENTRIES, SERVICE_PRE_VOTE, SERVICE_TRANSFER_LEADER,
-    SERVICE_VOTE, TransferMessage, TransferReply, VoteMessage, VoteReply, WireVote, decode_append, decode_entries,
-    encode_append, encode_entries,
+    AppendAnswer, AppendMessage, AppendReply, Asked, PeerMessage, SERVICE_APPEND_ENTRIES, SERVICE_PRE_VOTE,
+    SERVICE_TRANSFER_LEADER, SERVICE_VOTE, TransferMessage, TransferReply, VoteMessage, VoteReply, WireVote,
+    decode_append, decode_entries, encode_append, encode_entries,
 };
 use crate::store::{EntryBody, EntryId, LogEntry};
 use bytes::Bytes;
@@ -63,7 +63,7 @@ impl Message {
             Message::Vote => asked(SERVICE_VOTE, bytes),
             Message::PreVote => asked(SERVICE_PRE_VOTE, bytes),
             Message::Transfer => asked(SERVICE_TRANSFER_LEADER, bytes),
-            Message::AppendReply => replied::<AppendReply>(bytes),
+            Message::AppendReply => replied::<AppendAnswer>(bytes),
             Message::VoteReply => replied::<VoteReply>(bytes),
             Message::TransferReply => replied::<TransferReply>(bytes),
             Message::Entries => decode_entries(bytes).map(|entries| encode_entries(&through_raft(entries))),
@@ -96,7 +96,8 @@ impl Message {
                     AppendReply::NoRoom,
                     AppendReply::NotHere { reason: reason() },
                 ];
-                replies.iter().map(codec::encode).collect()
+                let answer = |(reply, has_room)| codec::encode(&AppendAnswer { reply, has_room });
+                replies.into_iter().zip([true, false].into_iter().cycle()).map(answer).collect()
             }
             Message::VoteReply => {
                 let replies =

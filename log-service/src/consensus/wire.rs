@@ -14,7 +14,7 @@ use duramen_common::codec::{self, CodecError};
 use duramen_common::protocol::service::PEER_FIRST;
 use serde::{Deserialize, Serialize};
 
-/// Entries for a follower → [`AppendReply`].
+/// Entries for a follower → [`AppendAnswer`].
 pub(super) const SERVICE_APPEND_ENTRIES: u8 = PEER_FIRST;
 /// [`VoteMessage`] → [`VoteReply`].
 pub(super) const SERVICE_VOTE: u8 = PEER_FIRST + 1;
@@ -77,12 +77,20 @@ pub(super) enum AppendReply {
     PartialSuccess(Option<EntryId>),
     Conflict,
     HigherVote(WireVote),
-    /// Its disk is full: refused before its Raft saw the entries.
+    /// Its disk is full: refused before its Raft saw the first of the entries.
     NoRoom,
     /// It has no such group now.
     NotHere {
         reason: String,
     },
+}
+
+/// A follower's answer to entries or a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AppendAnswer {
+    pub(super) reply: AppendReply,
+    /// Whether its disk has room for new records.
+    pub(super) has_room: bool,
 }
 
 /// A question for a vote.
@@ -168,7 +176,10 @@ impl PeerMessage {
     #[must_use]
     pub fn not_here(service: u8, reason: String) -> Bytes {
         match service {
-            SERVICE_APPEND_ENTRIES => codec::encode(&AppendReply::NotHere { reason }),
+            SERVICE_APPEND_ENTRIES => {
+                // A node whose groups do not run says nothing about its disk.
+                codec::encode(&AppendAnswer { reply: AppendReply::NotHere { reason }, has_room: true })
+            }
             SERVICE_VOTE | SERVICE_PRE_VOTE => codec::encode(&VoteReply::NotHere { reason }),
             _ => codec::encode(&TransferReply::NotHere { reason }),
         }

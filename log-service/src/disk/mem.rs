@@ -3,7 +3,7 @@
 //! * `crash(seed)` keeps what was synced and, of the rest, what the seed says: each write whole, torn at sectors of 512
 //!   bytes, or not at all; renames and removals since the last `sync_dir` up to some point, in order.
 //! * `kill` ends a process: nothing is lost, and what was not synced may still be lost by a crash later.
-//! * Faults: a quota (writes beyond it answer "no space"), one failing sync (what it should have made durable never will
+//! * Faults: a quota (writes beyond it answer "no space", announced or not), one failing sync (what it should have made durable never will
 //!   be, unless it is written again), a power cut after so many calls, flipped bits.
 //! * Handles from before a crash answer errors for ever.
 //! * Deliberately absent: latency, reordering of metadata (journaling file systems keep its order).
@@ -64,7 +64,8 @@ struct State {
     next_file: u64,
     life: u64,
     quota_bytes: Option<u64>,
-    fail_sync: bool,
+    hides_quota: bool,
+    fail_sync: Option<io::ErrorKind>,
     calls_left: Option<u64>,
     calls: Vec<DiskCall>,
     call_count: u64,
@@ -215,7 +216,7 @@ impl MemDisk {
         }
         state.locks.clear();
         state.life += 1;
-        state.fail_sync = false;
+        state.fail_sync = None;
         state.calls_left = None;
     }
 
@@ -224,7 +225,7 @@ impl MemDisk {
         let mut state = self.state.lock();
         state.locks.clear();
         state.life += 1;
-        state.fail_sync = false;
+        state.fail_sync = None;
         state.calls_left = None;
     }
 
@@ -233,9 +234,19 @@ impl MemDisk {
         self.state.lock().quota_bytes = quota_bytes;
     }
 
+    /// Whether the disk says that there is room although its quota is used up.
+    pub fn hide_quota(&self, hides: bool) {
+        self.state.lock().hides_quota = hides;
+    }
+
     /// Makes the next file sync fail.
     pub fn fail_next_sync(&self) {
-        self.state.lock().fail_sync = true;
+        self.state.lock().fail_sync = Some(io::ErrorKind::Other);
+    }
+
+    /// Makes the next file sync find no space, as where blocks are chosen late.
+    pub fn fail_next_sync_for_space(&self) {
+        self.state.lock().fail_sync = Some(io::ErrorKind::StorageFull);
     }
 
     /// Cuts the power after so many calls that change something: they fail from then on.
@@ -384,7 +395,8 @@ impl Disk for MemDisk {
 
     fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
         let state = self.state.lock();
-        Ok(state.quota_bytes.map_or(u64::MAX, |quota| quota.saturating_sub(state.used_bytes())))
+        let quota = state.quota_bytes.filter(|_| !state.hides_quota);
+        Ok(quota.map_or(u64::MAX, |quota| quota.saturating_sub(state.used_bytes())))
     }
 }
 
@@ -455,9 +467,9 @@ impl DiskFile for MemFile {
             state.call(DiskCall::Sync { path: self.path.clone() })?;
             let fails = std::mem::take(&mut state.fail_sync);
             let data = state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
-            if fails {
+            if let Some(kind) = fails {
                 data.lose_writes();
-                return Err(io::Error::other("sync failed"));
+                return Err(io::Error::new(kind, "sync failed"));
             }
             data.sync();
             Ok(())

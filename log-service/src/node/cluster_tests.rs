@@ -13,7 +13,7 @@ use super::metrics::NodeMetrics;
 use super::partition::Partition;
 use super::tail::TailQuestions;
 use crate::consensus::state_machine::StateMachine;
-use crate::consensus::{Group, GroupParts, PeerMessage, RaftTimings};
+use crate::consensus::{Group, GroupParts, PeerMessage, PeersRoom, RaftTimings};
 use crate::disk::MemDisk;
 use crate::store::{DataFolder, Store, StoreConfig, StoreIdentity, SyncMode};
 use bytes::Bytes;
@@ -80,7 +80,7 @@ impl Service for Station {
 
     fn handle(&self, _caller: &Hello, service: u8, body: Bytes) -> BoxFuture<'static, Bytes> {
         let group = Arc::clone(&self.1);
-        Box::pin(async move { group.answer(PeerMessage::decode(service, &body).unwrap(), || true).await })
+        Box::pin(async move { group.answer(PeerMessage::decode(service, &body).unwrap(), |_| true).await })
     }
 }
 
@@ -123,6 +123,7 @@ impl World {
         let store = Store::open(folder, identity(node), config, Arc::new(SystemEntropy), SyncMode::Manual).unwrap();
         let log = store.open_partition(PARTITION).unwrap();
         let driver = tokio::spawn(drive(store.clone(), self.random.clone()));
+        let peers_room = Arc::new(PeersRoom::new(NODES.map(NodeId::new), NodeId::new(node)));
         let peer = |node: u64| (NodeId::new(node), Peer { addr: addr(node), node: Some(NodeId::new(node)) });
         let group = Group::start(GroupParts {
             node: NodeId::new(node),
@@ -131,6 +132,7 @@ impl World {
             state_machine: StateMachine::for_data(log.clone()).unwrap(),
             transport: Arc::new(self.network.transport(&addr(node), Box::new(move || hello(node)))),
             peers: Arc::new(NODES.map(peer).into()),
+            peers_room: Arc::clone(&peers_room),
             timings: RaftTimings::default(),
             entropy: Arc::new(SystemEntropy),
         });
@@ -145,6 +147,7 @@ impl World {
             limits: NodeLimits::default(),
             dedup_window: WINDOW,
             no_room: Arc::new(Notify::new()),
+            peers_room: Arc::clone(&peers_room),
             metrics: NodeMetrics::new(&mut Registry::default()).partition(PARTITION),
         });
         let tail = TailQuestions::new(Arc::clone(&group));

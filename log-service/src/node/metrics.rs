@@ -31,6 +31,7 @@ pub struct NodeMetrics {
     batch_records: Family<PartitionLabel, Histogram>,
     leader_changes: Family<PartitionLabel, Counter>,
     committed_end: Family<PartitionLabel, Gauge>,
+    waiting_for_space: Gauge,
 }
 
 impl NodeMetrics {
@@ -45,6 +46,7 @@ impl NodeMetrics {
             batch_records: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 4.0, 9))),
             leader_changes: Family::default(),
             committed_end: Family::default(),
+            waiting_for_space: Gauge::default(),
         };
         registry.register("duramen_log_appends", "Appends acknowledged", metrics.appends.clone());
         registry.register("duramen_log_appends_refused", "Appends not acknowledged", metrics.refused.clone());
@@ -58,7 +60,17 @@ impl NodeMetrics {
             "First offset not committed here",
             metrics.committed_end.clone(),
         );
+        registry.register(
+            "duramen_log_partitions_waiting_for_space",
+            "Partitions that cannot write at all because even the reserve of the disk is used up",
+            metrics.waiting_for_space.clone(),
+        );
         metrics
+    }
+
+    /// Notes how many partitions wait for space.
+    pub fn set_waiting_for_space(&self, partitions: usize) {
+        self.waiting_for_space.set(i64::try_from(partitions).unwrap_or(i64::MAX));
     }
 
     /// The counters of one partition.

@@ -36,6 +36,7 @@ use self::metrics::NodeMetrics;
 use self::services::Services;
 use self::shared::{Running, Shared};
 use self::start::Opened;
+use crate::consensus::PeersRoom;
 use crate::disk::{Disk, RealDisk};
 use crate::store::{DataFolder, PartitionLog, StoreError};
 use duramen_common::seams::Seams;
@@ -116,6 +117,7 @@ impl LogNode {
             }
         };
         let transport = endpoint.transport(Box::new(hello));
+        let peers_room = Arc::new(PeersRoom::new(config.peers.iter().map(|peer| peer.node), config.node));
         let shared = Arc::new(Shared {
             peers: config.peer_table(),
             metrics,
@@ -131,6 +133,7 @@ impl LogNode {
             failure: watch::Sender::new(None),
             ready: watch::Sender::new(false),
             no_room: Arc::new(Notify::new()),
+            peers_room,
         });
         // What a formed node finds in its folder is told at once; a damaged log may still be repaired by its peers.
         let cluster = shared.identity().cluster;
@@ -213,6 +216,7 @@ impl LogNode {
         main.abort();
         // It owns nothing that must be waited for, but may still be on its way to starting the groups.
         let _ = main.await;
+        shared.stop_waiting();
         if let Some(http) = http {
             http.shutdown().await;
         }

@@ -3,12 +3,14 @@
 //!
 //! * A leader whose disk is full refuses appends; a peer that has room can take them. It is asked at most once a second,
 //!   and handing over is an attempt, not a promise.
-//! * Source: DESIGN D2, "Space is reserved ahead".
+//! * Source: DESIGN D2, "Space is reserved ahead"; docs/adr/0019-a-full-disk.md.
 
 use super::error::StartError;
 use super::formation::{Description, SERVICE_DESCRIBE};
+use super::partition::Partition;
 use super::shared::{Running, Shared};
 use crate::consensus::Leading;
+use crate::store::Need;
 use duramen_common::{NodeId, codec};
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -46,29 +48,45 @@ fn note_gauges(shared: &Shared, running: &Running, leaders: &mut [Option<NodeId>
             *before = now;
         }
     }
+    shared.metrics.set_waiting_for_space(running.store.waiting_for_space());
+    if !running.all().any(leads_here) {
+        shared.peers_room.forget();
+    }
 }
 
-/// Offers every partition led here to a peer with room.
+fn leads_here(partition: &Partition) -> bool {
+    matches!(*partition.group.leading().borrow(), Leading::Here { .. })
+}
+
+/// Offers every partition led here to the first peer with room that has all of it.
 async fn hand_over(shared: &Shared, running: &Running) {
-    let Some(to) = peer_with_room(shared).await else {
-        tracing::warn!(node = %shared.config.node, "the disk is full, here and on every peer that answers");
+    if running.store.has_room(Need::New) {
+        // The disks of others are full: no leader would do better.
         return;
-    };
-    for partition in running.all() {
-        if matches!(*partition.group.leading().borrow(), Leading::Here { .. }) {
-            tracing::warn!(node = %shared.config.node, partition = %partition.id, %to, "the disk is full: handing over");
-            partition.group.transfer_leader(to).await;
+    }
+    let peers = peers_with_room(shared).await;
+    if peers.is_empty() {
+        tracing::warn!(node = %shared.config.node, "the disk is full, here and on every peer that answers");
+    }
+    for partition in running.all().filter(|partition| leads_here(partition)) {
+        for &to in &peers {
+            if partition.group.transfer_leader(to).await {
+                let node = shared.config.node;
+                tracing::warn!(%node, partition = %partition.id, %to, "the disk is full: handing over");
+                break;
+            }
         }
     }
 }
 
-async fn peer_with_room(shared: &Shared) -> Option<NodeId> {
+async fn peers_with_room(shared: &Shared) -> Vec<NodeId> {
+    let mut with_room = Vec::new();
     for (&node, peer) in shared.peers.iter().filter(|&(&node, _)| node != shared.config.node) {
         let answer = shared.transport.call(peer, SERVICE_DESCRIBE, codec::encode(&()), ASK_TIMEOUT).await;
         let description = answer.ok().and_then(|bytes| codec::decode::<Description>(&bytes).ok());
         if description.is_some_and(|description| description.has_room) {
-            return Some(node);
+            with_room.push(node);
         }
     }
-    None
+    with_room
 }

@@ -133,7 +133,7 @@ async fn consensus(shared: &Shared, service: u8, body: &Bytes) -> Bytes {
     };
     let partition = message.partition();
     match running.any_partition(partition) {
-        Some(here) => here.group.answer(message, || running.store.has_room()).await,
+        Some(here) => here.group.answer(message, |need| running.store.has_room(need)).await,
         None => PeerMessage::not_here(service, format!("there is no partition {partition} here")),
     }
 }

@@ -9,8 +9,8 @@ use super::identity::{Cluster, Identity, IdentityFile};
 use super::meta::MetaView;
 use super::metrics::NodeMetrics;
 use super::partition::Partition;
-use crate::consensus::Group;
-use crate::store::{PartitionLog, Store};
+use crate::consensus::{Group, PeersRoom};
+use crate::store::{Need, PartitionLog, Store};
 use duramen_common::protocol::{ClusterInfo, LogNodeInfo, LogRefusal};
 use duramen_common::seams::Seams;
 use duramen_common::{NodeId, PartitionId};
@@ -79,6 +79,7 @@ pub(super) struct Shared {
     pub(super) failure: watch::Sender<Option<StartError>>,
     pub(super) ready: watch::Sender<bool>,
     pub(super) no_room: Arc<Notify>,
+    pub(super) peers_room: Arc<PeersRoom>,
     pub(super) metrics: NodeMetrics,
     pub(super) registry: Mutex<Registry>,
 }
@@ -103,7 +104,7 @@ impl Shared {
             configured: self.configured(),
             partitions: self.config.partitions,
             dedup_window: self.config.dedup_window,
-            has_room: self.running().is_none_or(|running| running.store.has_room()),
+            has_room: self.running().is_none_or(|running| running.store.has_room(Need::New)),
         }
     }
 
@@ -132,9 +133,17 @@ impl Shared {
 
     /// Leaves every group, so that others take over what this node leads and can no longer write. Reads go on.
     pub(super) async fn leave_groups(&self) {
+        self.stop_waiting();
         let groups = self.started.lock().groups.clone();
         for group in groups {
             group.shutdown().await;
+        }
+    }
+
+    /// What waits for space on the disk fails from now on: groups that wait for it could not be left.
+    pub(super) fn stop_waiting(&self) {
+        if let Some(store) = &self.started.lock().store {
+            store.stop_waiting();
         }
     }
 
@@ -142,6 +151,7 @@ impl Shared {
     /// be starting any more.
     pub(super) async fn end(&self) {
         drop(self.running.write().take());
+        self.stop_waiting();
         let Started { groups, store, .. } = std::mem::take(&mut *self.started.lock());
         for group in groups {
             group.shutdown().await;

@@ -230,6 +230,7 @@ async fn start_partition(
         state_machine,
         transport: Arc::clone(&shared.transport),
         peers: Arc::clone(&shared.peers),
+        peers_room: Arc::clone(&shared.peers_room),
         timings: shared.config.timings,
         entropy: Arc::clone(&shared.seams.entropy),
     };
@@ -245,6 +246,7 @@ async fn start_partition(
         limits: shared.config.limits.clone(),
         dedup_window: cluster.dedup_window,
         no_room: Arc::clone(&shared.no_room),
+        peers_room: Arc::clone(&shared.peers_room),
         metrics: shared.metrics.partition(id),
     });
     let tail = TailQuestions::new(Arc::clone(&group));

@@ -119,6 +119,11 @@ impl StoreError {
     pub(crate) fn io(what: &'static str, file: &std::path::Path, source: std::io::Error) -> StoreError {
         StoreError::Io { what, file: file.to_path_buf(), source: Arc::new(source) }
     }
+
+    /// Whether only space was missing: nothing is damaged, and the same can be tried again.
+    pub(crate) fn is_no_space(&self) -> bool {
+        matches!(self, StoreError::Io { source, .. } if super::reserve::is_no_space(source))
+    }
 }
 
 impl From<StoreError> for std::io::Error {

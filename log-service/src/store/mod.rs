@@ -25,6 +25,8 @@ mod read;
 pub mod recover;
 mod repair;
 mod replace;
+mod reserve;
+mod round;
 mod segment;
 mod service;
 mod suspect;
@@ -36,6 +38,7 @@ mod writer;
 
 pub use error::StoreError;
 pub use partition::{DoneCallback, PartitionLog};
+pub use reserve::{CONTROL_SHARE, Need, RESERVE_FILE};
 pub use service::{DataFolder, Repair, Store};
 pub use types::{
     Damage, Ends, EntryBody, EntryId, LogEntry, LogState, SmallState, StoreConfig, StoreIdentity, StoredMembership,

@@ -27,8 +27,8 @@ pub type DoneCallback = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// What waits for the sync driver, in call order.
 pub(super) enum Op {
-    /// Entries with their places.
-    Entries(Vec<Placed>),
+    /// Entries with their places; those that are gathered are taken out.
+    Entries(VecDeque<Placed>),
     /// A new segment: after a truncation, a gap or a baseline.
     Roll(Base),
 }
@@ -207,7 +207,7 @@ impl PartitionLog {
         }
         inner.ends.check();
         inner.waiting_bytes += bytes;
-        inner.waiting.push_back(Waiting { op: Some(Op::Entries(placed)), bytes, done: Some(done) });
+        inner.waiting.push_back(Waiting { op: Some(Op::Entries(placed.into())), bytes, done: Some(done) });
         drop(inner);
         self.shared.sync.wake();
         Ok(())

@@ -10,7 +10,7 @@ use super::frame::{FrameKind, parse_entry};
 use super::partition::{PartitionLog, Shared};
 use super::segment::{Segment, Walk};
 use super::suspect;
-use super::types::{EntryBody, LogEntry};
+use super::types::{EntryBody, EntryId, LogEntry};
 use bytes::Bytes;
 use duramen_common::ids::Offset;
 use duramen_common::protocol::BatchId;
@@ -23,6 +23,13 @@ impl PartitionLog {
     pub fn holds_index(&self, index: u64) -> bool {
         let inner = self.shared.inner.lock();
         index >= inner.next_index || inner.cache.first_index().is_some_and(|first| first <= index)
+    }
+
+    /// Whether this very entry is in the log. Reads a file where it is not in memory.
+    #[must_use]
+    pub fn holds(&self, id: EntryId) -> bool {
+        let found = self.read_entries(id.index, id.index + 1, 0);
+        found.is_ok_and(|entries| entries.first().is_some_and(|entry| entry.id == id))
     }
 
     /// Where those belong.

@@ -1,9 +1,10 @@
 //! The store of one node: its folder, its lock, its partitions and its sync driver.
 //!
 //! * In: a folder that this process alone has. Out: [`PartitionLog`]s. Files are in `<folder>/partitions/<partition>/`.
-//! * A full disk is refused before it happens: [`Store::has_room`] keeps a reserve for votes and marks.
+//! * A full disk is refused before it happens: [`Store::has_room`] keeps a reserve for what must go on.
 
 use super::partition::PartitionLog;
+use super::reserve::{Need, Reserve};
 use super::sync::SyncShared;
 use super::types::{Damage, EntryId, LogEntry, StoreConfig, StoreIdentity, SyncMode};
 use super::writer::Place;
@@ -104,7 +105,8 @@ impl Store {
         }
         let DataFolder { disk, path, lock } = folder;
         let config = Arc::new(config);
-        let sync = SyncShared::new(Arc::clone(&config), mode.threads());
+        let reserve = Reserve::open(Arc::clone(&disk), &path, config.reserve_bytes)?;
+        let sync = SyncShared::new(Arc::clone(&config), mode.threads(), reserve);
         let driver = match mode {
             SyncMode::Manual => Driver::Nobody,
             SyncMode::Task => {
@@ -131,11 +133,22 @@ impl Store {
         open::open(&self.place(partition), &self.owner.sync)
     }
 
-    /// Whether there is room for more entries: the leader asks before it proposes, a follower before openraft sees them.
+    /// Whether there is room for records: the leader asks before it proposes, a follower before openraft sees them. Entries without
+    /// records, votes and marks are never asked about.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        let free = self.owner.disk.free_bytes(&self.owner.path);
-        free.is_ok_and(|free| free >= self.owner.config.reserve_bytes)
+    pub fn has_room(&self, need: Need) -> bool {
+        self.owner.sync.reserve.has_room(need)
+    }
+
+    /// How many partitions wait for space: even the reserve is used up.
+    #[must_use]
+    pub fn waiting_for_space(&self) -> usize {
+        self.owner.sync.waiting_for_space()
+    }
+
+    /// From now on a full disk is an error like any other: what waits for space gets it. For a node that stops.
+    pub fn stop_waiting(&self) {
+        self.owner.sync.stop_waiting();
     }
 
     /// Fails when the data folder under its path is not the one that this store was opened in: it was moved, removed or
@@ -219,6 +232,7 @@ impl Store {
             partition,
             segment_bytes: if partition.is_meta() { config.meta_segment_bytes } else { config.segment_bytes },
             config: Arc::clone(config),
+            reserve: Arc::clone(&self.owner.sync.reserve),
             entropy: Arc::clone(&self.owner.entropy),
         }
     }

@@ -5,23 +5,25 @@
 //! * The first failure poisons the store: what waits gets the error, in order, and nothing is acknowledged or written
 //!   until the store is opened again, which rewrites the tail (after a failed fsync the kernel's pages are clean, so
 //!   that a second fsync would lie). Reads go on.
+//! * A full disk is not a failure: once the reserve is used up too, a partition's share of the round is held and tried again at each
+//!   idle time until there is space. Its callbacks wait so long, and what comes after it waits in order; other partitions go on.
 //! * A partition idle for `idle_ms`: its small state and durable end are marked, so that recovery can tell damage from a
 //!   torn tail. That others are busy does not put it off.
 //! * The driver is a seam: a thread, a task (simulation), or whoever calls `step` (tests).
 //! * Source: DESIGN D2.
 
 use super::StoreError;
-use super::partition::{Inner, Op, Shared, Waiting};
-use super::segment::Segment;
-use super::types::{SmallState, StoreConfig};
-use super::writer::{Base, Writer};
+use super::partition::Shared;
+use super::reserve::Reserve;
+use super::round::{Group, take};
+use super::types::StoreConfig;
 use crate::disk::Disk;
-use duramen_common::ids::{Offset, PartitionId};
+use duramen_common::ids::PartitionId;
 use duramen_common::planted::{Plant, is_planted};
 use duramen_common::seams::Threads;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -31,12 +33,17 @@ pub(super) struct SyncShared {
     pub config: Arc<StoreConfig>,
     /// Where reading files may block.
     pub threads: Threads,
+    /// What is left when the disk is full.
+    pub reserve: Arc<Reserve>,
     partitions: RwLock<Vec<Arc<Shared>>>,
     cache_share: AtomicUsize,
     poison: watch::Sender<Option<Arc<str>>>,
     signal: Mutex<Signal>,
     wakes: Condvar,
     notify: Notify,
+    /// Shares of rounds that found no space, at most one per partition; only the driver takes them.
+    held: Mutex<Vec<Group>>,
+    may_wait: AtomicBool,
 }
 
 #[derive(Default)]
@@ -45,31 +52,20 @@ struct Signal {
     stop: bool,
 }
 
-/// One partition's share of a round.
-struct Group {
-    shared: Arc<Shared>,
-    waiting: Vec<Waiting>,
-    /// The small state as of this round; a later one may hold marks that this round's entries do not lead to.
-    state: SmallState,
-    is_state_new: bool,
-    marker: bool,
-    /// Where the partition will be durable up to: index after the last, offset end.
-    durable: Option<(u64, Offset)>,
-    superseded: bool,
-    result: Result<(), StoreError>,
-}
-
 impl SyncShared {
-    pub fn new(config: Arc<StoreConfig>, threads: Threads) -> Arc<SyncShared> {
+    pub fn new(config: Arc<StoreConfig>, threads: Threads, reserve: Arc<Reserve>) -> Arc<SyncShared> {
         Arc::new(SyncShared {
             cache_share: AtomicUsize::new(config.cache_bytes_partition_max),
             config,
             threads,
+            reserve,
             partitions: RwLock::default(),
             poison: watch::Sender::new(None),
             signal: Mutex::default(),
             wakes: Condvar::new(),
             notify: Notify::new(),
+            held: Mutex::default(),
+            may_wait: AtomicBool::new(true),
         })
     }
 
@@ -140,10 +136,23 @@ impl SyncShared {
     /// Lets all partitions go: they refer back to this.
     pub fn clear(&self) {
         self.partitions.write().clear();
+        self.held.lock().clear();
+    }
+
+    /// How many partitions wait for space.
+    pub fn waiting_for_space(&self) -> usize {
+        self.held.lock().len()
+    }
+
+    /// Makes a full disk an error like any other.
+    pub fn stop_waiting(&self) {
+        self.may_wait.store(false, Ordering::Release);
+        self.wake();
     }
 
     /// Tells the thread to finish.
     pub fn stop(&self) {
+        self.may_wait.store(false, Ordering::Release);
         self.signal.lock().stop = true;
         self.wakes.notify_one();
     }
@@ -206,13 +215,16 @@ impl SyncShared {
     }
 
     fn round(&self, mark: bool) -> bool {
-        let partitions: Vec<Arc<Shared>> = self.partitions.read().clone();
-        let mut groups: Vec<Group> = partitions.iter().filter_map(|shared| take(shared, mark)).collect();
+        if mark {
+            self.reserve.refill();
+        }
+        let mut groups = self.due(mark);
+        let any = !groups.is_empty();
         for group in &mut groups {
             group.result = self.check().and_then(|()| group.write());
             self.note_failure(&group.result);
         }
-        for group in &mut groups {
+        for mut group in groups {
             if group.result.is_ok() {
                 group.result = self.check().and_then(|()| group.sync());
                 if is_planted(Plant::SyncErrorIgnored) {
@@ -220,13 +232,45 @@ impl SyncShared {
                 }
                 self.note_failure(&group.result);
             }
-            self.complete(group);
+            match &group.result {
+                Err(error) if self.waits_for(error) => self.hold(group),
+                _ => self.complete(&mut group),
+            }
         }
-        !groups.is_empty()
+        any
+    }
+
+    fn hold(&self, mut group: Group) {
+        if !std::mem::replace(&mut group.was_held, true)
+            && let (partition, Err(error)) = (group.shared.partition, &group.result)
+        {
+            tracing::warn!(%partition, %error, "even the reserve is used up: this partition waits for space on the disk");
+        }
+        self.held.lock().push(group);
+    }
+
+    /// What this round is about: what waits in each partition, or what has waited for space since an earlier round.
+    fn due(&self, mark: bool) -> Vec<Group> {
+        let partitions: Vec<Arc<Shared>> = self.partitions.read().clone();
+        let mut held = self.held.lock();
+        let is_held = |shared: &Arc<Shared>| held.iter().any(|group| Arc::ptr_eq(&group.shared, shared));
+        let fresh: Vec<Group> =
+            partitions.iter().filter(|shared| !is_held(shared)).filter_map(|shared| take(shared, mark)).collect();
+        let again = mark || !self.may_wait.load(Ordering::Acquire);
+        let mut due = if again { std::mem::take(&mut *held) } else { Vec::new() };
+        due.extend(fresh);
+        due
+    }
+
+    fn waits_for(&self, error: &StoreError) -> bool {
+        error.is_no_space() && self.may_wait.load(Ordering::Acquire)
     }
 
     fn note_failure(&self, result: &Result<(), StoreError>) {
         let Err(error) = result else { return };
+        if self.waits_for(error) {
+            return;
+        }
         let first = self.poison.send_if_modified(|poison| {
             let first = poison.is_none();
             poison.get_or_insert_with(|| Arc::from(error.to_string()));
@@ -240,10 +284,17 @@ impl SyncShared {
     /// Publishes what is durable and answers who waits.
     fn complete(&self, group: &mut Group) {
         let shared = &group.shared;
+        if group.was_held && group.result.is_ok() {
+            tracing::info!(partition = %shared.partition, "there is space again: this partition goes on");
+        }
         let (durable, committed) = {
             let mut inner = shared.inner.lock();
             inner.waiting_bytes -= group.waiting.iter().map(|waiting| waiting.bytes).sum::<usize>();
-            if group.result.is_ok() { group.publish(&mut inner, self) } else { (None, None) }
+            if group.result.is_ok() {
+                group.publish(&mut inner, self.cache_share.load(Ordering::Relaxed))
+            } else {
+                (None, None)
+            }
         };
         if let Some(durable) = durable {
             shared.durable_watch.send_replace(durable);
@@ -256,103 +307,4 @@ impl SyncShared {
         }
         shared.drained.notify_waiters();
     }
-}
-
-/// Takes what waits in a partition.
-fn take(shared: &Arc<Shared>, mark: bool) -> Option<Group> {
-    let mut inner = shared.inner.lock();
-    // What waits records the durable end by itself, and is marked once nothing follows it.
-    let marker = mark && inner.waiting.is_empty() && (inner.unmarked || inner.small_dirty);
-    if inner.waiting.is_empty() && !marker {
-        return None;
-    }
-    let waiting: Vec<Waiting> = inner.waiting.drain(..).collect();
-    let (state, is_state_new) = (inner.small.clone(), std::mem::take(&mut inner.small_dirty));
-    inner.unmarked = !marker;
-    inner.cut = None;
-    Some(Group {
-        shared: Arc::clone(shared),
-        waiting,
-        state,
-        is_state_new,
-        marker,
-        durable: None,
-        superseded: false,
-        result: Ok(()),
-    })
-}
-
-impl Group {
-    fn write(&mut self) -> Result<(), StoreError> {
-        let mut writer = self.shared.writer.lock();
-        let mut rolled = false;
-        // What a baseline replaces is not written any more: the segments that it would begin would hold the baseline's marks.
-        let is_baseline = |waiting: &Waiting| matches!(&waiting.op, Some(Op::Roll(base)) if base.baseline);
-        let replaced = self.waiting.iter().rposition(is_baseline).unwrap_or(0);
-        for op in self.waiting.iter_mut().skip(replaced).filter_map(|waiting| waiting.op.take()) {
-            match op {
-                Op::Entries(entries) => {
-                    for placed in &entries {
-                        if writer.is_full_for(&placed.entry) {
-                            let base = writer.next_base();
-                            roll(&self.shared, &mut writer, base, &self.state)?;
-                            rolled = true;
-                        }
-                        writer.entry(&placed.entry, placed.first_offset);
-                        self.durable = Some((placed.entry.id.index + 1, placed.end()));
-                    }
-                }
-                Op::Roll(base) => {
-                    roll(&self.shared, &mut writer, base, &self.state)?;
-                    rolled = true;
-                    self.superseded |= base.baseline;
-                    self.durable = Some((base.index, base.offset));
-                }
-            }
-        }
-        if self.is_state_new {
-            writer.state(&self.state);
-        } else if self.marker && !rolled {
-            writer.marker();
-        }
-        writer.write()
-    }
-
-    fn sync(&mut self) -> Result<(), StoreError> {
-        self.shared.writer.lock().sync()?;
-        if self.superseded {
-            drop_superseded(&self.shared)?;
-        }
-        Ok(())
-    }
-
-    /// Moves the frontiers; what the log took back meanwhile does not count.
-    fn publish(&self, inner: &mut Inner, sync: &SyncShared) -> (Option<Offset>, Option<Offset>) {
-        let Some((mut index, mut offset)) = self.durable else { return (None, None) };
-        if let Some((cut_index, cut_offset)) = inner.cut {
-            index = index.min(cut_index);
-            offset = offset.min(cut_offset);
-        }
-        inner.durable_next = index.max(inner.durable_next);
-        inner.ends.durable_end = offset.max(inner.ends.durable_end);
-        inner.cache.evict(inner.durable_next, sync.cache_share.load(Ordering::Relaxed));
-        (Some(inner.ends.durable_end), inner.publish_committed())
-    }
-}
-
-/// Begins a new segment and shows it to readers.
-fn roll(shared: &Shared, writer: &mut Writer, base: Base, small: &SmallState) -> Result<(), StoreError> {
-    writer.roll(base, small)?;
-    shared.inner.lock().segments.push(Arc::clone(writer.segment()));
-    Ok(())
-}
-
-/// Removes what a baseline has replaced.
-fn drop_superseded(shared: &Shared) -> Result<(), StoreError> {
-    let old: Vec<Arc<Segment>> = {
-        let mut inner = shared.inner.lock();
-        let keep = inner.segments.iter().rposition(|segment| segment.header.baseline).unwrap_or(0);
-        inner.segments.drain(..keep).collect()
-    };
-    old.into_iter().try_for_each(|segment| shared.writer.lock().place().discard(segment))
 }

@@ -142,8 +142,8 @@ pub struct StoreConfig {
     pub meta_segment_bytes: u64,
     /// Removed segments kept as spares, a partition.
     pub spares_max: usize,
-    /// Below this much free disk, [`super::Store::has_room`] says no. What is left serves votes and marks, and what
-    /// was on its way already. Unit: bytes.
+    /// With less free disk [`super::Store::has_room`] says no to new records. A quarter of it is held as a file (`reserve`). What is
+    /// left serves votes, marks, entries without records, and records that were admitted before. Unit: bytes.
     pub reserve_bytes: u64,
     /// Entries kept in memory after they were written, over all partitions. Unit: bytes.
     pub cache_bytes_max: usize,

@@ -4,7 +4,9 @@
 //! * Invariants: a segment is synced and cut to its end before its successor gets a name; a segment's header and start
 //!   state are synced before it gets its name, and its folder before anything else goes into it.
 //! * A truncation is a segment whose base lies before its predecessor's end: within a segment, entries are dense.
-//! * Deliberately absent: retries; after an error the caller never writes again.
+//! * A full disk is no damage: a call that met it has changed nothing that counts, and can be made again. What was gathered stays
+//!   gathered until it is durable, because a sync that found no space has lost what it should have written.
+//! * Deliberately absent: other retries; after any other error the caller never writes again.
 //! * Source: DESIGN D2; docs/adr/0003-segment-store.md.
 
 use super::StoreError;
@@ -12,6 +14,7 @@ use super::frame::{
     FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, body_bytes, encode_frame, encode_state, entry_payload, frame_bytes,
     seal,
 };
+use super::reserve::{Reserve, is_no_space};
 use super::segment::{Point, Segment};
 use super::types::{LogEntry, SmallState, StoreConfig, StoreIdentity};
 use crate::disk::{Disk, DiskFile};
@@ -43,6 +46,8 @@ pub struct Place {
     pub segment_bytes: u64,
     /// Limits.
     pub config: Arc<StoreConfig>,
+    /// What is left when the disk is full.
+    pub reserve: Arc<Reserve>,
     /// For segments' random ids.
     pub entropy: Arc<dyn Entropy>,
 }
@@ -123,6 +128,22 @@ impl Place {
         state: &SmallState,
         entries: &[LogEntry],
     ) -> Result<Writer, StoreError> {
+        loop {
+            match self.try_create_segment(sequence, base, previous, state, entries) {
+                Err(error) if error.is_no_space() && self.reserve.give() => {}
+                settled => return settled,
+            }
+        }
+    }
+
+    fn try_create_segment(
+        &self,
+        sequence: u64,
+        base: Base,
+        previous: Option<(u64, u64)>,
+        state: &SmallState,
+        entries: &[LogEntry],
+    ) -> Result<Writer, StoreError> {
         let header = SegmentHeader {
             identity: self.identity,
             partition: self.partition,
@@ -141,8 +162,12 @@ impl Place {
         }
         let file = self.io("creating", &unnamed, self.disk.open(&unnamed, true))?;
         let free = self.io("asking for space in", &self.folder, self.disk.free_bytes(&self.folder))?;
-        if free >= self.segment_bytes.saturating_add(self.config.reserve_bytes) {
-            self.io("reserving", &unnamed, file.allocate(self.segment_bytes))?;
+        let has_room = free >= self.segment_bytes.saturating_add(self.config.reserve_bytes);
+        let ahead = if has_room { self.segment_bytes } else { self.reserve.piece_bytes() / 2 };
+        match file.allocate(ahead) {
+            // Others may have been faster: the segment then begins without space of its own.
+            Err(error) if is_no_space(&error) => {}
+            allocated => self.io("reserving", &unnamed, allocated)?,
         }
         let (frames, filled) = first_frames(&header, base, state, entries);
         self.io("writing", &unnamed, file.write_at(&[&header.encode(), &frames], 0))?;
@@ -151,7 +176,13 @@ impl Place {
         // Never over a file that somebody else made; and what has the name now is what was written.
         self.io("renaming", &path, self.disk.rename_new(&unnamed, &path))?;
         self.check_named(&*file, &path)?;
-        self.io("syncing", &self.folder, self.disk.sync_dir(&self.folder))?;
+        if let Err(error) = self.disk.sync_dir(&self.folder) {
+            // A next try needs the name.
+            if is_no_space(&error) {
+                self.io("renaming", &unnamed, self.disk.rename(&path, &unnamed))?;
+            }
+            return Err(StoreError::io("syncing", &self.folder, error));
+        }
         let allocated = self.io("measuring", &path, file.len())?;
         let segment = Arc::new(Segment::new(header, file, path, filled.position, true));
         Ok(Writer {
@@ -279,7 +310,7 @@ impl Writer {
         self.at.previous_crc = crc;
     }
 
-    /// Writes what is gathered.
+    /// Writes what is gathered; harmless when done twice.
     pub fn write(&mut self) -> Result<(), StoreError> {
         if self.heads.is_empty() {
             return Ok(());
@@ -292,11 +323,20 @@ impl Writer {
             .filter(|slice| !slice.is_empty())
             .collect();
         let start = self.at.position - self.gathered_bytes;
-        let path = &self.segment.path;
-        self.place.io("writing", path, self.segment.file.write_at(&slices, start))?;
-        self.heads.clear();
-        self.gathered_bytes = 0;
-        Ok(())
+        let file = &self.segment.file;
+        loop {
+            match file.write_at(&slices, start) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_no_space(&error) && self.place.reserve.give() => {
+                    // Half of what was given is taken at once, for the next small frames, before anybody else takes it.
+                    let ahead = self.at.position + self.place.reserve.piece_bytes() / 2;
+                    if file.allocate(ahead).is_ok() {
+                        self.allocated = self.allocated.max(ahead);
+                    }
+                }
+                Err(error) => return Err(StoreError::io("writing", &self.segment.path, error)),
+            }
+        }
     }
 
     /// Waits until everything written is durable, then lets readers see it.
@@ -304,9 +344,18 @@ impl Writer {
         if self.durable == self.at.position {
             return Ok(());
         }
-        if !is_planted(Plant::NoSyncBeforeAck) {
-            self.place.io("syncing", &self.segment.path, self.segment.file.sync_data())?;
+        if !is_planted(Plant::NoSyncBeforeAck)
+            && let Err(error) = self.segment.file.sync_data()
+        {
+            let error = StoreError::io("syncing", &self.segment.path, error);
+            if !error.is_no_space() {
+                self.heads.clear();
+                self.gathered_bytes = 0;
+            }
+            return Err(error);
         }
+        self.heads.clear();
+        self.gathered_bytes = 0;
         // A file without its name is gone with this process: nothing in it may be acknowledged.
         self.place.check_named(&*self.segment.file, &self.segment.path)?;
         self.durable = self.at.position;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests; the lint does not see that of helpers")]
 
 mod formation;
+mod full_disk;
 mod http;
 mod log;
 mod storage;

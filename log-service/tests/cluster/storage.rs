@@ -1,63 +1,11 @@
-//! Full and damaged disks, as a cluster meets them.
+//! Damaged and failing disks, as a cluster meets them.
 
-use crate::support::{Cluster, Failure, events, eventually, first_of};
-use duramen_common::protocol::LogRefusal;
+use crate::full_disk::on_memory;
+use crate::support::{events, eventually, first_of};
 use duramen_log_service::disk::{Disk, MemDisk};
 use duramen_log_service::node::StartError;
 use duramen_log_service::store::StoreError;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-async fn on_memory(count: u64) -> (Cluster, BTreeMap<u64, MemDisk>) {
-    let mut cluster = Cluster::configured(count, |config| {
-        config.store.segment_bytes = 256 * 1024;
-        config.store.reserve_bytes = 64 * 1024;
-    })
-    .await;
-    let disks: BTreeMap<u64, MemDisk> = (1..=count).map(|node| (node, MemDisk::new())).collect();
-    for (&node, disk) in &disks {
-        cluster.disks.insert(node, Arc::new(disk.clone()));
-        cluster.start(node).await.unwrap();
-    }
-    cluster.wait_ready().await;
-    (cluster, disks)
-}
-
-/// Goal: a full disk is refused by name, nothing breaks, and the node lives on when space returns. Method: a quota of
-/// nothing on every disk, then none.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_refused_and_appends_go_on_when_space_returns() {
-    let (cluster, disks) = on_memory(3).await;
-    cluster.caller.append(0, &events(0, 5)).await;
-    for disk in disks.values() {
-        disk.set_quota(Some(1));
-    }
-    let leader = cluster.leader(0).await;
-    let refused = cluster.caller.append_once(leader, 0, &events(100, 1), 0, 2_000).await;
-    assert!(matches!(refused, Err(Failure::Refusal(LogRefusal::LogFull { .. }))), "{refused:?}");
-    assert_eq!(cluster.caller.read_all(leader, 0, 5).await.len(), 5, "reads go on");
-    for disk in disks.values() {
-        disk.set_quota(None);
-    }
-    assert_eq!(first_of(&cluster.caller.append(0, &events(100, 1)).await), 5);
-    cluster.stop_all().await;
-}
-
-/// Goal: one full disk does not stop the cluster. Method: the leader's is full; it hands over to a peer with room.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_with_a_full_disk_hands_over() {
-    let (cluster, disks) = on_memory(3).await;
-    cluster.caller.append(0, &events(0, 5)).await;
-    let leader = cluster.leader(0).await;
-    disks[&leader].set_quota(Some(1));
-    assert_eq!(first_of(&cluster.caller.append(0, &events(100, 1)).await), 5);
-    assert_ne!(cluster.leader(0).await, leader);
-    // The full follower is behind, and catches up when it has room.
-    disks[&leader].set_quota(None);
-    assert_eq!(cluster.caller.read_all(leader, 0, 6).await.len(), 6);
-    cluster.stop_all().await;
-}
 
 /// The file of a partition that holds these bytes, and where.
 fn find(disk: &MemDisk, folder: &Path, wanted: &[u8]) -> (PathBuf, u64) {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use duramen_common::batch::{Record, RecordBatch, RecordSet};
 use duramen_common::{HistoryId, NodeId, Offset, PartitionId, RequestId, StoreId};
 use duramen_log_service::consensus::state_machine::StateMachine;
-use duramen_log_service::consensus::{Group, GroupParts, Leading, PeerMessage, RaftTimings};
+use duramen_log_service::consensus::{Group, GroupParts, Leading, PeerMessage, PeersRoom, RaftTimings};
 use duramen_log_service::disk::MemDisk;
 use duramen_log_service::store::{DataFolder, IdCheck, PartitionLog, Store, StoreConfig, StoreIdentity, SyncMode};
 use duramen_transport::{Hello, HelloRefusal, MemoryNetwork, Peer, Role, Service, Welcome};
@@ -164,6 +164,7 @@ impl Member {
             state_machine: StateMachine::for_data(log.clone()).map_err(|error| error.to_string())?,
             transport: Arc::new(network.transport(&addr(node), Box::new(move || hello(node)))),
             peers: Arc::new(NODES.map(peer).into()),
+            peers_room: Arc::new(PeersRoom::new(NODES.map(NodeId::new), NodeId::new(node))),
             timings: RaftTimings::default(),
             entropy: seams.entropy,
         });
@@ -244,7 +245,7 @@ impl Service for Station {
         let group = Arc::clone(&self.group);
         Box::pin(async move {
             match PeerMessage::decode(service, &body) {
-                Ok(message) => group.answer(message, || true).await,
+                Ok(message) => group.answer(message, |_| true).await,
                 Err(reason) => PeerMessage::not_here(service, reason),
             }
         })

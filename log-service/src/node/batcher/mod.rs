@@ -12,8 +12,8 @@ pub mod core;
 use self::core::{CheckedSet, Core, CoreLimits, Ends, Outcome};
 use super::config::NodeLimits;
 use super::metrics::PartitionMetrics;
-use crate::consensus::{Group, Leading, ProposeFailure};
-use crate::store::{PartitionLog, Store};
+use crate::consensus::{Group, Leading, PeersRoom, ProposeFailure};
+use crate::store::{Need, PartitionLog, Store};
 use duramen_common::batch::{RecordBatch, RecordSet};
 use duramen_common::limits::{APPEND_RECORDS_MAX, BATCH_BYTES_MAX};
 use duramen_common::planted::{Plant, is_planted};
@@ -63,6 +63,8 @@ pub struct BatcherParts {
     pub dedup_window: u64,
     /// Told when an append is refused for want of room here.
     pub no_room: Arc<Notify>,
+    /// What the other members say about their disks.
+    pub peers_room: Arc<PeersRoom>,
     /// Counters.
     pub metrics: PartitionMetrics,
 }
@@ -231,8 +233,10 @@ impl Worker {
         if self.waiting.is_empty() {
             return false;
         }
-        if self.leads() && !self.parts.store.has_room() {
-            self.refuse_for_room();
+        if self.leads()
+            && let Some(full) = self.full_node()
+        {
+            self.refuse_for_room(full);
             return false;
         }
         // The committed end first, the table of ids second: see `core`.
@@ -269,11 +273,22 @@ impl Worker {
         }
     }
 
-    fn refuse_for_room(&mut self) {
+    /// The node whose full disk is in the way of new records: this one, or one without which there is no majority. The cluster's own
+    /// log is small, and may use the reserve.
+    fn full_node(&self) -> Option<NodeId> {
+        let is_meta = self.parts.partition.is_meta();
+        let need = if is_meta { Need::Admitted } else { Need::New };
+        if !self.parts.store.has_room(need) {
+            return Some(self.parts.node);
+        }
+        if is_meta { None } else { self.parts.peers_room.in_the_way() }
+    }
+
+    fn refuse_for_room(&mut self, full: NodeId) {
         for refused in self.waiting.drain(..) {
             self.waiting_bytes.fetch_sub(refused.checked.set.records.len(), Ordering::Relaxed);
             // A caller that has gone needs no answer.
-            let _ = refused.reply.send(Err(LogRefusal::LogFull { node: self.parts.node }));
+            let _ = refused.reply.send(Err(LogRefusal::LogFull { node: full }));
         }
         self.parts.no_room.notify_one();
     }

@@ -78,7 +78,7 @@ fn a_full_disk_is_seen_before_it_happens() {
     let config = StoreConfig { reserve_bytes: 16_384, ..config() };
     let (store, log) = open_with(&disk, config, 0).unwrap();
     let mut index = 0;
-    while store.has_room() {
+    while store.has_room(Need::New) {
         append(&log, vec![entry(1, index, 4)]);
         store.step();
         index += 1;
@@ -91,7 +91,7 @@ fn a_full_disk_is_seen_before_it_happens() {
     }
     assert!(store.poisoned().is_none());
     disk.set_quota(Some(400_000));
-    assert!(store.has_room());
+    assert!(store.has_room(Need::New));
     append(&log, vec![entry(20, index, 4)]);
     store.step();
     assert_eq!(log.ends().durable_end, log.ends().append_end);

@@ -5,13 +5,15 @@ mod corruption;
 mod crash;
 mod faults;
 mod fixture;
+mod full_disk;
 mod ids;
 mod reading;
 mod replace;
 
 use super::frame::{FrameKind, SEGMENT_HEADER_BYTES, parse_head};
 use super::{
-    DataFolder, EntryBody, EntryId, LogEntry, PartitionLog, Store, StoreConfig, StoreError, StoreIdentity, SyncMode,
+    DataFolder, EntryBody, EntryId, LogEntry, Need, PartitionLog, Store, StoreConfig, StoreError, StoreIdentity,
+    SyncMode,
 };
 use crate::disk::MemDisk;
 use bytes::Bytes;
