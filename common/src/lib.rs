@@ -10,6 +10,7 @@ pub mod batch;
 pub mod blob;
 pub mod budget;
 pub mod codec;
+pub mod files;
 pub mod folder_lock;
 pub mod guard;
 pub mod header_list;
@@ -23,6 +24,8 @@ pub mod prefer;
 pub mod problem;
 pub mod protocol;
 pub mod seams;
+pub mod seldom;
+pub mod shortage;
 pub mod token;
 pub mod understood;
 

@@ -10,6 +10,7 @@ pub mod http;
 pub mod index;
 pub mod node;
 pub mod partitions;
+mod stoppable_log;
 mod subscriber;
 mod tail;
 #[cfg(any(test, feature = "testing"))]

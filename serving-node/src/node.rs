@@ -11,6 +11,7 @@ use duramen_common::limits::VALUE_BYTES_MAX;
 use duramen_common::log::{ClusterError, Log};
 use duramen_common::protocol::{ClusterInfo, ServingNodeInfo};
 use duramen_common::seams::Seams;
+use duramen_transport::http::{HttpLimits, Stopper};
 use hyper::{Request, Response};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -45,8 +46,6 @@ pub struct ServingNodeConfig {
     pub wait_default: Duration,
     /// How long a request may ask to wait.
     pub wait_max: Duration,
-    /// Most open connections; what is over waits to be accepted.
-    pub connections_max: usize,
     /// Most open feeds.
     pub feeds_max: usize,
     /// What answers may hold, over all connections, until their callers have taken them. Small ones are not counted, nor
@@ -54,8 +53,8 @@ pub struct ServingNodeConfig {
     pub answer_bytes_max: usize,
     /// The same for events of feeds. Unit: bytes.
     pub feed_bytes_max: usize,
-    /// A connection that sends no whole request head, or no whole body after one, for this long is closed.
-    pub idle_timeout: Duration,
+    /// Connections: how many, how long, how much.
+    pub http: HttpLimits,
 }
 
 impl Default for ServingNodeConfig {
@@ -69,11 +68,10 @@ impl Default for ServingNodeConfig {
             allowed_origins: Vec::new(),
             wait_default: Duration::from_secs(5),
             wait_max: Duration::from_secs(30),
-            connections_max: 4096,
             feeds_max: 256,
             answer_bytes_max: 128 * 1024 * 1024,
             feed_bytes_max: 64 * 1024 * 1024,
-            idle_timeout: Duration::from_secs(75),
+            http: HttpLimits::default(),
         }
     }
 }
@@ -111,7 +109,7 @@ enum Phase {
 pub struct ServingNode {
     http_addr: SocketAddr,
     api: Arc<Api>,
-    stop: watch::Sender<bool>,
+    stopper: Stopper,
     phase: watch::Receiver<Phase>,
     accepting: Option<JoinHandle<()>>,
     starting: JoinHandle<()>,
@@ -143,16 +141,16 @@ impl ServingNode {
     }
 
     fn begin(config: ServingNodeConfig, http_addr: SocketAddr, log: Arc<dyn Log>, seams: Seams) -> ServingNode {
-        let (stop, stopping) = watch::channel(false);
+        let stopper = Stopper::default();
         let (phase_sender, phase) = watch::channel(Phase::Starting);
         let info = ServingNodeInfo {
             name: config.name.clone(),
             http_addr: config.advertised_addr.clone().unwrap_or_else(|| http_addr.to_string()),
         };
         let partitions_config = config.partitions.clone();
-        let api = Arc::new(Api::new(config, http_addr, log.clone(), seams.clone(), stopping));
+        let api = Arc::new(Api::new(config, http_addr, log.clone(), seams.clone(), stopper.stop()));
         let starting = tokio::spawn(bring_up(api.clone(), partitions_config, info, log, seams, phase_sender));
-        ServingNode { http_addr, api, stop, phase, accepting: None, starting }
+        ServingNode { http_addr, api, stopper, phase, accepting: None, starting }
     }
 
     /// Answers one request, as a connection would bring it: with a `Host` header, and a body that is there.
@@ -198,13 +196,20 @@ impl ServingNode {
         }
     }
 
-    /// Lets requests under way end, closes the port and the index.
+    /// Closes the port, lets requests under way end or answers them that the node stops, closes the index.
     pub async fn shutdown(self) {
-        let _ = self.stop.send(true);
+        self.stopper.ask();
         self.starting.abort();
         let _ = self.starting.await;
-        if let Some(accepting) = self.accepting {
-            let _ = accepting.await;
+        if let Some(mut accepting) = self.accepting {
+            let grace = self.api.http_limits().stop_grace;
+            if tokio::time::timeout(grace, &mut accepting).await.is_err() {
+                self.stopper.end_grace();
+                if let Some(partitions) = self.api.served() {
+                    partitions.end_waits();
+                }
+                let _ = accepting.await;
+            }
         }
         if let Some(partitions) = self.api.served() {
             partitions.shutdown().await;
@@ -220,8 +225,8 @@ fn check(config: &ServingNodeConfig) -> Result<(), NodeError> {
     if config.value_bytes_max > duramen_common::limits::BODY_BYTES_MAX {
         return refuse("value_bytes_max", "must not be over 4 MiB, the most that a record takes");
     }
-    if config.connections_max == 0 {
-        return refuse("connections_max", "must be at least 1");
+    if let Err((setting, reason)) = config.http.check() {
+        return refuse(setting, reason);
     }
     if config.wait_default > config.wait_max {
         return refuse("wait_default", "must not be over wait_max");

@@ -252,6 +252,11 @@ impl Partitions {
         }
     }
 
+    /// Answers everybody who waits here, now and from now on, that this node stops. Reads that need not wait go on.
+    pub(crate) fn end_waits(&self) {
+        self.iter().for_each(|view| view.end_waits());
+    }
+
     /// Stops the subscribers, brings everything applied into the index and onto the medium, and marks a clean stop. Reads go
     /// on at the last position. A second call does nothing.
     pub async fn shutdown(&self) {

@@ -40,11 +40,21 @@ pub(crate) struct TailQuestion {
     partition: PartitionId,
     timeout: Duration,
     rounds: Mutex<Rounds>,
+    is_ended: watch::Sender<bool>,
 }
+
+/// What is said to who asks while the node stops.
+const STOPPING: &str = "this node is stopping";
 
 impl TailQuestion {
     pub(crate) fn new(log: Arc<dyn Log>, partition: PartitionId, timeout: Duration) -> Arc<TailQuestion> {
-        Arc::new(TailQuestion { log, partition, timeout, rounds: Mutex::new(Rounds::default()) })
+        Arc::new(TailQuestion {
+            log,
+            partition,
+            timeout,
+            rounds: Mutex::new(Rounds::default()),
+            is_ended: watch::Sender::new(false),
+        })
     }
 
     /// An end that covers everything acknowledged before this call. A question that fails is asked again until the deadline:
@@ -60,11 +70,16 @@ impl TailQuestion {
                     reason,
                 },
             };
-            if Instant::now() + ASK_AGAIN >= deadline {
+            if Instant::now() + ASK_AGAIN >= deadline || *self.is_ended.borrow() {
                 return Err(error);
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
+    }
+
+    /// Answers everybody who asks, now and from now on, that the node stops.
+    pub(crate) fn end(&self) {
+        self.is_ended.send_replace(true);
     }
 
     /// The answer to the next question that is sent, or why there is none.
@@ -83,7 +98,7 @@ impl TailQuestion {
                 Some(Err(TailError::Unavailable { reason, .. })) => Err(reason.clone()),
                 None => Err("no answer".to_owned()),
             },
-            Ok(Err(_)) => Err("this node is stopping".to_owned()),
+            Ok(Err(_)) => Err(STOPPING.to_owned()),
             Err(_) => Err("the deadline passed".to_owned()),
         }
     }
@@ -109,18 +124,23 @@ impl TailQuestion {
             if is_joined_late {
                 self.rounds.lock().next = Some(round.clone());
             }
-            let answer = tokio::time::timeout(self.timeout, self.log.tail(self.partition, self.timeout)).await;
+            let unavailable = |reason: &str| TailError::Unavailable {
+                partition: self.partition,
+                waited_ms: self.timeout.as_millis() as u64,
+                reason: reason.to_owned(),
+            };
+            let mut ended = self.is_ended.subscribe();
+            let answer = tokio::select! {
+                biased;
+                _ = ended.wait_for(|&ended| ended) => Err(unavailable(STOPPING)),
+                answer = tokio::time::timeout(self.timeout, self.log.tail(self.partition, self.timeout)) => {
+                    answer.unwrap_or_else(|_| Err(unavailable("no leader answered")))
+                }
+            };
             if is_joined_late {
                 self.rounds.lock().next = None;
             }
-            round.send_replace(Some(match answer {
-                Ok(answer) => answer.map(|tail| tail.committed_end),
-                Err(_) => Err(TailError::Unavailable {
-                    partition: self.partition,
-                    waited_ms: self.timeout.as_millis() as u64,
-                    reason: "no leader answered".to_owned(),
-                }),
-            }));
+            round.send_replace(Some(answer.map(|tail| tail.committed_end)));
         }
     }
 }

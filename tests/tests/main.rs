@@ -9,6 +9,7 @@ mod contract;
 mod damage;
 mod dev;
 mod feed;
+mod few_files;
 mod full_disk;
 mod hostile;
 mod idempotency;
@@ -20,6 +21,7 @@ mod planted;
 mod read_after_write;
 mod serving_kills;
 mod sim;
+mod stop;
 mod values;
 mod workbench;
 

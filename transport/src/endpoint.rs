@@ -20,6 +20,11 @@ pub trait Endpoint: Send + Sync {
     /// What its calls leave through.
     fn transport(&self, hello: HelloFn) -> Arc<dyn Transport>;
 
+    /// Bounds the connections of callers, where there are connections.
+    fn limit_connections(&mut self, connections_max: usize) {
+        let _ = connections_max;
+    }
+
     /// Answers from now on; once an endpoint. Until then callers find nobody, or wait.
     fn serve(self: Box<Self>, service: Arc<dyn Service>) -> Box<dyn Server>;
 }
@@ -37,13 +42,14 @@ pub trait Server: Send + Sync {
 pub struct TcpEndpoint {
     listener: TcpListener,
     addr: SocketAddr,
+    config: TcpServerConfig,
 }
 
 impl TcpEndpoint {
     /// Around a socket that listens.
     pub fn new(listener: TcpListener) -> io::Result<TcpEndpoint> {
         let addr = listener.local_addr()?;
-        Ok(TcpEndpoint { listener, addr })
+        Ok(TcpEndpoint { listener, addr, config: TcpServerConfig::default() })
     }
 
     /// Where it listens.
@@ -58,8 +64,12 @@ impl Endpoint for TcpEndpoint {
         Arc::new(TcpTransport::new(TcpTransportConfig::default(), hello))
     }
 
+    fn limit_connections(&mut self, connections_max: usize) {
+        self.config.connections_max = connections_max;
+    }
+
     fn serve(self: Box<Self>, service: Arc<dyn Service>) -> Box<dyn Server> {
-        Box::new(serve(self.listener, service, TcpServerConfig::default()))
+        Box::new(serve(self.listener, service, self.config))
     }
 }
 

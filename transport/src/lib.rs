@@ -1,3 +1,5 @@
+//! What stands between processes and sockets: framed TCP between nodes, and the acceptance of HTTP (`http`).
+//!
 //! Framed transport: one long-lived connection a peer pair, many requests in flight on it, each answered by number.
 //!
 //! * In: a peer, a service number, a body. Out: the answer's body, or an error that says whether the request may have
@@ -8,18 +10,22 @@
 //! * Deliberately absent: retries, leaders, what bodies mean.
 //! * Source: DESIGN D10; docs/formats.md "Frames between processes".
 
+mod callers;
 mod connection;
 mod endpoint;
+mod exchange;
 pub mod frame;
+pub mod http;
 pub mod memory;
 mod outgoing;
 mod server;
 mod sockets;
 mod tcp_client;
+mod times;
 
 pub use endpoint::{Endpoint, HelloFn, MemoryEndpoint, Server, TcpEndpoint};
 pub use memory::{Link, MemoryNetwork, MemoryTransport};
-pub use server::{TcpServer, TcpServerConfig, TcpServerCounts, serve};
+pub use server::{EXTRA_CALLERS_MAX, TcpServer, TcpServerConfig, TcpServerCounts, serve};
 pub use tcp_client::{TcpTransport, TcpTransportConfig};
 
 use bytes::Bytes;

@@ -2,33 +2,35 @@
 //!
 //! * In: a listener and a `Service`. Out: answers, many to a write. Each connection has one task, which reads, runs the
 //!   requests that are under way, and writes; requests begin in the order in which they came and end in any.
-//! * Limits: at `connections_max` a caller is told so and closed; at `requests_in_flight_max`, or while a caller does not
-//!   read its answers, nothing more is read from it; a frame over its limit is refused by its header alone.
+//! * Limits: at `connections_max` the silent make room (`callers`), and when nobody is silent a client is told so and closed;
+//!   at `requests_in_flight_max` or `in_flight_bytes_max`, or while a caller does not read its answers, nothing more is
+//!   read from it; a frame over its limit is refused by its header alone. Who says nothing, who does not finish a frame
+//!   and who takes no answer is closed in time.
 //! * Invariant: whoever speaks something else gets one answer that says what speaks here, and is closed.
 //! * Deliberately absent: what bodies mean; threads (a service that blocks must bring its own).
 //! * Source: DESIGN D10; docs/formats.md "Frames between processes".
 
+use crate::callers::{Caller, Callers};
+use crate::exchange::{self, Cut};
 use crate::frame::{self, FrameBuffer, FrameError, FrameKind};
 use crate::outgoing::Outgoing;
-use crate::{Hello, Service, history_met, sockets};
+use crate::{Hello, Role, Service, history_met, sockets};
 use bytes::Bytes;
-use duramen_common::{HistoryId, codec, limits};
-use futures_util::FutureExt as _;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use duramen_common::seldom::Seldom;
+use duramen_common::{codec, limits};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-/// Stop reading from a caller while this much waits to be written to it. Unit: bytes.
-const OUTGOING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How many callers at most are being told at the same time that there are too many.
-const REFUSALS_MAX: usize = 64;
+/// How many callers over `connections_max` are heard at the same time: log nodes stay, clients are told that there are
+/// too many. Each may cost a file.
+pub const EXTRA_CALLERS_MAX: usize = 16;
 /// How long a refused caller has to take its reason.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Pause after the system refused to accept, for instance for want of file descriptors.
@@ -52,6 +54,16 @@ pub struct TcpServerConfig {
     pub frame_bytes_max: usize,
     /// How long a caller may take for its hello. Unit: milliseconds.
     pub handshake_timeout_ms: u64,
+    /// A caller without a request under way that says nothing for this long is closed. Unit: milliseconds.
+    pub idle_timeout_ms: u64,
+    /// How long a frame may take from its first byte to its last. Unit: milliseconds.
+    pub frame_timeout_ms: u64,
+    /// A caller that takes no byte of its answers for this long is closed. Unit: milliseconds.
+    pub write_timeout_ms: u64,
+    /// Most bytes of one connection's requests under way; beyond, nothing more is read from it. Unit: bytes.
+    pub in_flight_bytes_max: usize,
+    /// Most bytes of all clients' requests under way and answers that wait. Unit: bytes.
+    pub in_flight_bytes_total_max: usize,
 }
 
 impl Default for TcpServerConfig {
@@ -61,6 +73,11 @@ impl Default for TcpServerConfig {
             requests_in_flight_max: 1_024,
             frame_bytes_max: limits::FRAME_BYTES_MAX,
             handshake_timeout_ms: 5_000,
+            idle_timeout_ms: 75_000,
+            frame_timeout_ms: 120_000,
+            write_timeout_ms: 60_000,
+            in_flight_bytes_max: 64 * 1024 * 1024,
+            in_flight_bytes_total_max: 256 * 1024 * 1024,
         }
     }
 }
@@ -84,38 +101,22 @@ pub struct TcpServer {
     task: JoinHandle<()>,
 }
 
-struct Shared {
-    service: Arc<dyn Service>,
-    config: TcpServerConfig,
-    places: Semaphore,
+pub(crate) struct Shared {
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) config: TcpServerConfig,
+    pub(crate) callers: Arc<Callers>,
     welcomed: AtomicU64,
     refused: AtomicU64,
-    requests: AtomicU64,
-}
-
-/// Why a connection ends before its caller closes it.
-enum Cut {
-    /// The caller is told why, and the history it has met when that is another one than its own.
-    Refuse(String, Option<HistoryId>),
-    /// The caller speaks HTTP and is told so in HTTP.
-    Http,
-    /// Nobody is there to be told, or nothing is wrong.
-    Closed,
-}
-
-impl Cut {
-    fn told(reason: String) -> Cut {
-        Cut::Refuse(reason, None)
-    }
+    pub(crate) requests: AtomicU64,
 }
 
 /// Serves on a bound listener until the server is shut down or dropped. Panics when the listener has no address.
 #[must_use]
 pub fn serve(listener: TcpListener, service: Arc<dyn Service>, config: TcpServerConfig) -> TcpServer {
     let local_addr = listener.local_addr().expect("a bound listener has an address");
-    let places = Semaphore::new(config.connections_max);
+    let callers = Callers::new(config.connections_max, config.in_flight_bytes_total_max);
     let (welcomed, refused, requests) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let shared = Arc::new(Shared { service, config, places, welcomed, refused, requests });
+    let shared = Arc::new(Shared { service, config, callers, welcomed, refused, requests });
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(accept(listener, Arc::clone(&shared), stopped));
     TcpServer { local_addr, shared, stop, task }
@@ -155,6 +156,7 @@ impl Drop for TcpServer {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
+    let failing = Seldom::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -167,16 +169,19 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
             _ = stopped.wait_for(|&stopped| stopped) => break,
         };
         match accepted {
-            Ok((stream, from)) if connections.len() < shared.config.connections_max + REFUSALS_MAX => {
+            Ok((stream, from)) if connections.len() < shared.config.connections_max + EXTRA_CALLERS_MAX => {
+                let caller = shared.callers.enter(Instant::now());
                 let shared = Arc::clone(&shared);
-                connections.spawn(async move { attend(stream, from, &shared).await });
+                connections.spawn(async move { attend(stream, from, caller, &shared).await });
             }
             Ok((_, from)) => {
                 shared.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(%from, "dropped: far too many connections");
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(unsaid) = failing.is_due(Instant::now()) {
+                    tracing::warn!(%error, open = connections.len(), unsaid, "cannot accept a connection between nodes");
+                }
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
@@ -186,17 +191,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
 }
 
 /// One caller, from its first byte to its last.
-async fn attend(mut stream: TcpStream, from: SocketAddr, shared: &Shared) {
+async fn attend(mut stream: TcpStream, from: SocketAddr, caller: Option<Caller>, shared: &Shared) {
     sockets::tune(&stream);
     let mut outgoing = Outgoing::default();
     outgoing.push_bytes(&frame::preamble());
-    let cut = match shared.places.try_acquire() {
-        Ok(_place) => converse(&mut stream, &mut outgoing, from, shared).await,
-        Err(_) => Cut::told(format!(
-            "{} connections are open here, the limit: try again later or raise connections_max",
-            shared.config.connections_max
-        )),
-    };
+    let cut = converse(&mut stream, &mut outgoing, from, caller.as_ref(), shared).await;
     let reason = match &cut {
         Cut::Closed => return,
         Cut::Refuse(reason, _) => reason,
@@ -207,14 +206,35 @@ async fn attend(mut stream: TcpStream, from: SocketAddr, shared: &Shared) {
     let _ = timeout(FAREWELL, say_farewell(&mut stream, &mut outgoing, &cut)).await;
 }
 
-async fn converse(stream: &mut TcpStream, outgoing: &mut Outgoing, from: SocketAddr, shared: &Shared) -> Cut {
+async fn converse(
+    stream: &mut TcpStream,
+    outgoing: &mut Outgoing,
+    from: SocketAddr,
+    caller: Option<&Caller>,
+    shared: &Shared,
+) -> Cut {
     let mut incoming = FrameBuffer::default();
     let limit = Duration::from_millis(shared.config.handshake_timeout_ms);
-    let hello = match timeout(limit, read_hello(stream, &mut incoming)).await {
-        Ok(Ok(hello)) => hello,
-        Ok(Err(cut)) => return cut,
-        Err(_) => return Cut::told(format!("no hello within {} ms", limit.as_millis())),
+    let hello = tokio::select! {
+        hello = timeout(limit, read_hello(stream, &mut incoming)) => match hello {
+            Ok(Ok(hello)) => hello,
+            Ok(Err(cut)) => return cut,
+            Err(_) => return Cut::told(format!("no hello within {} ms", limit.as_millis())),
+        },
+        () = sent_away(caller) => {
+            return Cut::told("another caller needs this place: say hello at once".to_owned());
+        }
     };
+    match caller {
+        Some(caller) => caller.greeted(&hello.role, Instant::now()),
+        None if matches!(hello.role, Role::LogNode { .. }) => {}
+        None => {
+            return Cut::told(format!(
+                "{} connections are open here, the limit: try again later or raise connections_max",
+                shared.config.connections_max
+            ));
+        }
+    }
     let welcome = match shared.service.greet(&hello) {
         Ok(welcome) => welcome,
         Err(refusal) => return Cut::Refuse(refusal.reason, history_met(shared.service.as_ref(), &hello)),
@@ -222,7 +242,15 @@ async fn converse(stream: &mut TcpStream, outgoing: &mut Outgoing, from: SocketA
     shared.welcomed.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(%from, role = ?hello.role, "welcomed a caller");
     outgoing.push(FrameKind::Welcome, 0, 0, codec::encode(&welcome));
-    run(stream, &mut incoming, outgoing, &hello, shared).await
+    exchange::run(stream, &mut incoming, outgoing, &hello, caller, shared).await
+}
+
+/// Resolves when another caller needs this one's place.
+pub(crate) async fn sent_away(caller: Option<&Caller>) {
+    match caller {
+        Some(caller) => caller.leave().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn read_hello(stream: &mut TcpStream, incoming: &mut FrameBuffer) -> Result<Hello, Cut> {
@@ -231,11 +259,11 @@ async fn read_hello(stream: &mut TcpStream, incoming: &mut FrameBuffer) -> Resul
         if !greeted {
             check_first_bytes(incoming.pending())?;
             if let Some(preamble) = incoming.take_preamble() {
-                frame::check_preamble(preamble).map_err(refuse)?;
+                frame::check_preamble(preamble).map_err(Cut::of)?;
                 greeted = true;
             }
         }
-        if greeted && let Some(frame) = incoming.take_frame(frame::HANDSHAKE_BYTES_MAX).map_err(refuse)? {
+        if greeted && let Some(frame) = incoming.take_frame(frame::HANDSHAKE_BYTES_MAX).map_err(Cut::of)? {
             if frame.kind != FrameKind::Hello {
                 return Err(Cut::told("the first frame must be a hello".to_owned()));
             }
@@ -255,70 +283,9 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Cut> {
         b"GET " | b"PUT " | b"POST" | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC" | b"PRI " => {
             Err(Cut::Http)
         }
-        _ if found != frame::MAGIC => Err(refuse(FrameError::Magic { found })),
+        _ if found != frame::MAGIC => Err(Cut::of(FrameError::Magic { found })),
         _ => Ok(()),
     }
-}
-
-fn refuse(error: FrameError) -> Cut {
-    Cut::told(error.to_string())
-}
-
-/// Reads requests, runs them, writes answers, until either side ends it.
-async fn run(
-    stream: &mut TcpStream,
-    incoming: &mut FrameBuffer,
-    outgoing: &mut Outgoing,
-    hello: &Hello,
-    shared: &Shared,
-) -> Cut {
-    let (mut reader, mut writer) = stream.split();
-    let mut under_way = FuturesUnordered::new();
-    let (requests_max, bytes_max) = (shared.config.requests_in_flight_max, shared.config.frame_bytes_max);
-    loop {
-        while under_way.len() < requests_max {
-            let frame = match incoming.take_frame(bytes_max) {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(error) => return refuse(error),
-            };
-            if frame.kind != FrameKind::Request {
-                return Cut::told(format!("a frame out of order ({:?}): only requests are expected", frame.kind));
-            }
-            shared.requests.fetch_add(1, Ordering::Relaxed);
-            let (request, answer) = (frame.request, shared.service.handle(hello, frame.service, frame.body));
-            under_way.push(async move { (request, answer.await) });
-        }
-        // Whatever is ready leaves in one write.
-        while outgoing.len() < OUTGOING_BYTES_MAX
-            && let Some(Some((request, body))) = under_way.next().now_or_never()
-        {
-            push_answer(outgoing, request, body, bytes_max);
-        }
-        let may_read = under_way.len() < requests_max && outgoing.len() < OUTGOING_BYTES_MAX;
-        tokio::select! {
-            Some((request, body)) = under_way.next(), if outgoing.len() < OUTGOING_BYTES_MAX => {
-                push_answer(outgoing, request, body, bytes_max);
-            }
-            read = reader.read_buf(incoming.room()), if may_read => match read {
-                Ok(0) | Err(_) => return Cut::Closed,
-                Ok(_) => {}
-            },
-            written = outgoing.write_to(&mut writer), if !outgoing.is_empty() => if written.is_err() {
-                return Cut::Closed;
-            },
-        }
-    }
-}
-
-fn push_answer(outgoing: &mut Outgoing, request: u64, body: Bytes, bytes_max: usize) {
-    if body.len() <= bytes_max {
-        outgoing.push(FrameKind::Answer, 0, request, body);
-        return;
-    }
-    let reason = format!("the answer has {} bytes, the limit is {bytes_max}", body.len());
-    tracing::warn!(%reason, "an answer was not given");
-    outgoing.push(FrameKind::Failed, 0, request, Bytes::from(reason));
 }
 
 /// Tells a caller why it is closed, and lets it read that: closing with unread bytes would discard the reason.

@@ -127,6 +127,74 @@ async fn one_connection_too_many_is_told_so_and_has_its_turn_later() {
     server.shutdown().await;
 }
 
+/// Goal: silent connections, however many, do not keep a peer out. Method: ten times as many as there are places.
+#[tokio::test]
+async fn silent_connections_make_room_for_a_caller() {
+    let (server, addr) = start(&Scripted::new(1, None), |config| config.connections_max = 4).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(&addr).await.unwrap());
+    }
+    transport(|_| {}).call(&peer(&addr), ECHO, Bytes::new(), LONG).await.unwrap();
+    drop(silent);
+    server.shutdown().await;
+}
+
+/// Goal: who asks nothing, who does not finish a frame and who takes no answer is closed; who waits for an answer is not.
+#[tokio::test]
+async fn who_leaves_a_connection_unused_is_closed_in_time() {
+    let service = Scripted::new(1, None);
+    let soon = |config: &mut TcpServerConfig| {
+        (config.idle_timeout_ms, config.frame_timeout_ms, config.write_timeout_ms) = (80, 80, 80);
+    };
+    let (server, addr) = start(&service, soon).await;
+    assert!(refusal_in(&answer_to(&addr, &hello_bytes()).await).contains("nothing was asked"));
+    let partial = [hello_bytes(), header(FrameKind::Request, ECHO, 1, 1000).to_vec()].concat();
+    assert!(refusal_in(&answer_to(&addr, &partial).await).contains("did not come whole"));
+    let mut deaf = TcpStream::connect(&addr).await.unwrap();
+    let asked = request_bytes(SIZED, 1, &(8u32 << 20).to_le_bytes());
+    deaf.write_all(&[hello_bytes(), asked.repeat(8)].concat()).await.unwrap();
+    let closed = async {
+        while deaf.write_all(&request_bytes(ECHO, 1, b"")).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, closed).await.expect("it is cut off");
+    let waiting = transport(|_| {});
+    let to = peer(&addr);
+    let call = waiting.call(&to, GATED, Bytes::new(), LONG);
+    tokio::pin!(call);
+    assert!(timeout(Duration::from_millis(300), &mut call).await.is_err());
+    service.gate.add_permits(1);
+    call.await.unwrap();
+    server.shutdown().await;
+}
+
+/// Goal: one connection's requests hold a bounded number of bytes. Method: gated requests of 1000 bytes, 2500 at once.
+#[tokio::test]
+async fn bytes_under_way_are_bounded_by_not_reading_on() {
+    let service = Scripted::new(1, None);
+    let (server, addr) = start(&service, |config| config.in_flight_bytes_max = 2_500).await;
+    let transport = transport(|_| {});
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (transport, to) = (Arc::clone(&transport), peer(&addr));
+            tokio::spawn(async move { transport.call(&to, GATED, Bytes::from(vec![0; 1000]), LONG).await })
+        })
+        .collect();
+    for released in 0..8 {
+        let begun = Arc::clone(&service.begun);
+        let wanted = (released + 3).min(8);
+        eventually("the next begins", move || begun.load(Ordering::SeqCst) >= wanted).await;
+        assert_eq!(service.begun.load(Ordering::SeqCst), wanted);
+        service.gate.add_permits(1);
+    }
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    server.shutdown().await;
+}
+
 /// Method: ten gated requests where three may be under way; the service must never see a fourth before one has ended.
 #[tokio::test]
 async fn requests_under_way_are_bounded_by_not_reading_on() {

@@ -92,14 +92,26 @@ pub fn check_host_port(text: &str) -> Result<String, String> {
 }
 
 /// What others are told when only a listening address is known: that address, unless it means every interface.
-pub fn advertised(told: Option<String>, listen: SocketAddr, name: &str) -> Result<String, Failure> {
+pub fn advertised(told: Option<String>, listen: &str, name: &str) -> Result<String, Failure> {
+    let is_every = listen.parse::<SocketAddr>().is_ok_and(|listen| listen.ip().is_unspecified());
     match told {
         Some(addr) => check_host_port(&addr).map_err(|error| Failure::usage(format!("advertise-{name}: {error}"))),
-        None if listen.ip().is_unspecified() => Err(Failure::usage(format!(
+        None if is_every => Err(Failure::usage(format!(
             "{name} listens on every interface ({listen}): say with --advertise-{name} under which address others reach it"
         ))),
-        None => Ok(listen.to_string()),
+        None => Ok(listen.to_owned()),
     }
+}
+
+/// The address that a `host:port` to listen on means. A name may have several: one of version 4 is taken first, as everywhere
+/// here, so that two nodes of one machine agree.
+pub async fn resolve(listen: &str, name: &str) -> Result<SocketAddr, Failure> {
+    let found = tokio::net::lookup_host(listen).await.map(Vec::from_iter);
+    let mut found = found.map_err(|error| {
+        Failure::failed(format!("{name}: {listen} is not an address here: {error}; give one of this machine's"))
+    })?;
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found.first().copied().ok_or_else(|| Failure::failed(format!("{name}: {listen} has no address; give another")))
 }
 
 #[cfg(test)]
@@ -121,9 +133,19 @@ mod tests {
 
     #[test]
     fn an_address_that_nobody_can_call_is_not_advertised() {
-        assert_eq!(advertised(None, "127.0.0.1:7201".parse().unwrap(), "rpc"), Ok("127.0.0.1:7201".to_owned()));
-        assert!(advertised(None, "0.0.0.0:7201".parse().unwrap(), "rpc").is_err());
+        assert_eq!(advertised(None, "127.0.0.1:7201", "rpc"), Ok("127.0.0.1:7201".to_owned()));
+        assert_eq!(advertised(None, "localhost:7201", "rpc"), Ok("localhost:7201".to_owned()));
+        assert!(advertised(None, "0.0.0.0:7201", "rpc").is_err());
         let told = Some("log-a.internal:7201".to_owned());
-        assert_eq!(advertised(told.clone(), "0.0.0.0:7201".parse().unwrap(), "rpc").ok(), told);
+        assert_eq!(advertised(told.clone(), "0.0.0.0:7201", "rpc").ok(), told);
+    }
+
+    /// Goal: a name is taken to listen on, and means the same at every node.
+    #[tokio::test]
+    async fn a_name_is_an_address_to_listen_on() {
+        assert_eq!(resolve("localhost:7001", "http").await, Ok("127.0.0.1:7001".parse().unwrap()));
+        assert_eq!(resolve("[::1]:7001", "http").await, Ok("[::1]:7001".parse().unwrap()));
+        let refused = resolve("no-such-host.invalid:7001", "http").await.unwrap_err().to_string();
+        assert!(refused.contains("http") && refused.contains("no-such-host.invalid"), "{refused}");
     }
 }

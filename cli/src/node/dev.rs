@@ -6,9 +6,10 @@
 //! * Threads: one runtime for everything; each log node adds its sync thread and each serving node its flusher, which block.
 //! * Deliberately absent: any shortcut. What is acknowledged is on disk on a majority, as anywhere.
 
+use super::files;
 use super::log_node::{LogNodePlan, PARTITIONS_DEFAULT};
 use super::preflight::{check_port, take_folder};
-use super::running::{RunningLogNode, RunningServingNode, first_failure};
+use super::running::{RunningLogNode, RunningServingNode, ending, first_failure};
 use super::serving_node::{CACHE_MIB_DEFAULT, Index, ServingNodePlan};
 use crate::failure::Failure;
 use crate::node::config::Member;
@@ -95,6 +96,7 @@ impl DevArgs {
             partitions: self.partitions.unwrap_or(PARTITIONS_DEFAULT),
             dedup_window: DEDUP_WINDOW_DEFAULT,
             segment_mib: SEGMENT_MIB,
+            value_bytes_max: VALUE_BYTES_MAX,
             origins: Vec::new(),
             threads: self.threads(),
         };
@@ -106,7 +108,7 @@ impl DevArgs {
         let plan = |number: u16| ServingNodePlan {
             name: format!("serving-{}", number + 1),
             data_dir: (self.index != Index::Memory).then(|| self.data_dir.join(format!("serving-{}", number + 1))),
-            http: local(self.http_port + number),
+            http: local(self.http_port + number).to_string(),
             advertise_http: local(self.http_port + number).to_string(),
             log_nodes: log_nodes.clone(),
             index: self.index,
@@ -168,16 +170,21 @@ pub async fn run(args: DevArgs, seams: Seams) -> Result<(), Failure> {
     if ended.is_ok() {
         output::line("stopping; everything acknowledged is on disk (Ctrl-C again ends at once)")?;
     }
-    join_all(cluster.serving_nodes.into_iter().map(RunningServingNode::shutdown)).await;
-    join_all(cluster.log_nodes.into_iter().map(RunningLogNode::shutdown)).await;
+    ending(async {
+        join_all(cluster.serving_nodes.into_iter().map(RunningServingNode::shutdown)).await;
+        join_all(cluster.log_nodes.into_iter().map(RunningLogNode::shutdown)).await;
+    })
+    .await;
     ended
 }
 
 async fn start(args: &DevArgs, seams: &Seams) -> Result<Cluster, Failure> {
     // Together: a blank cluster forms only once all log nodes answer each other.
-    let log_nodes = args.log_nodes().into_iter().map(|plan| RunningLogNode::start(plan, seams.clone()));
+    let files = files::share(u64::from(LOG_NODES + SERVING_NODES));
+    let log_nodes = args.log_nodes().into_iter().map(|plan| RunningLogNode::start(plan, seams.clone(), files));
     let log_nodes = try_join_all(log_nodes).await?;
-    let serving_nodes = args.serving_nodes().into_iter().map(|plan| RunningServingNode::start(plan, seams.clone()));
+    let serving_nodes =
+        args.serving_nodes().into_iter().map(|plan| RunningServingNode::start(plan, seams.clone(), files));
     let serving_nodes = try_join_all(serving_nodes).await?;
     tokio::select! {
         _ = join_all(serving_nodes.iter().map(RunningServingNode::ready)) => {}
@@ -272,7 +279,10 @@ mod tests {
         }
         assert_eq!(log_nodes[2].http, "127.0.0.1:7103");
         let serving_nodes = dev.serving_nodes();
-        assert_eq!(serving_nodes.iter().map(|node| node.http.port()).collect::<Vec<_>>(), [7001, 7002]);
+        assert_eq!(
+            serving_nodes.iter().map(|node| node.http.as_str()).collect::<Vec<_>>(),
+            ["127.0.0.1:7001", "127.0.0.1:7002"]
+        );
         assert_eq!(serving_nodes.iter().map(|node| node.lag_ms).collect::<Vec<_>>(), [0, 500]);
     }
 

@@ -3,7 +3,7 @@
 use super::config::{ConfigFileArgs, Member, check_host_port, required};
 use crate::failure::Failure;
 use clap::Args;
-use duramen_common::limits::{DEDUP_WINDOW_DEFAULT, PARTITIONS_MAX};
+use duramen_common::limits::{BODY_BYTES_MAX, DEDUP_WINDOW_DEFAULT, PARTITIONS_MAX, VALUE_BYTES_MAX};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -55,6 +55,9 @@ pub struct LogNodeSettings {
     /// Length of the log's files, and how much of the disk is reserved ahead for each partition. Default: 64.
     #[arg(long, env = "DURAMEN_SEGMENT_MIB", value_name = "MIB")]
     segment_mib: Option<u64>,
+    /// Longest value, and longest event, that this node's HTTP takes. Unit: bytes. Default: 1048576.
+    #[arg(long, env = "DURAMEN_VALUE_BYTES_MAX", value_name = "BYTES")]
+    value_bytes_max: Option<usize>,
     /// Origins of web pages that may use this node's HTTP, for instance `https://example.org`.
     #[arg(long, env = "DURAMEN_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     origins: Option<Vec<String>>,
@@ -82,6 +85,8 @@ pub struct LogNodePlan {
     pub dedup_window: u64,
     /// Length of the log's files. Unit: mebibytes.
     pub segment_mib: u64,
+    /// Longest value, and longest event, over HTTP. Unit: bytes.
+    pub value_bytes_max: usize,
     /// Origins of pages that may come in.
     pub origins: Vec<String>,
     /// Threads of the process.
@@ -106,6 +111,7 @@ impl LogNodeSettings {
             partitions: self.partitions.or(file.partitions),
             dedup_window: self.dedup_window.or(file.dedup_window),
             segment_mib: self.segment_mib.or(file.segment_mib),
+            value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             origins: self.origins.or(file.origins),
             threads: self.threads.or(file.threads),
         }
@@ -139,6 +145,10 @@ impl LogNodeSettings {
         if segment_mib == 0 || segment_mib > SEGMENT_MIB_MAX {
             return refuse(format!("segment-mib: {segment_mib}; 1 to {SEGMENT_MIB_MAX} are possible"));
         }
+        let value_bytes_max = self.value_bytes_max.unwrap_or(VALUE_BYTES_MAX);
+        if value_bytes_max > BODY_BYTES_MAX {
+            return refuse(format!("value-bytes-max: {value_bytes_max}; at most {BODY_BYTES_MAX}"));
+        }
         Ok(LogNodePlan {
             node,
             data_dir: required(self.data_dir, "data-dir")?,
@@ -148,6 +158,7 @@ impl LogNodeSettings {
             partitions,
             dedup_window,
             segment_mib,
+            value_bytes_max,
             origins: self.origins.unwrap_or_default(),
             threads: self.threads.unwrap_or(super::THREADS_DEFAULT).max(1),
         })

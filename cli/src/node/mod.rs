@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod dev;
+pub mod files;
 pub mod log_node;
 pub mod preflight;
 pub mod roles;

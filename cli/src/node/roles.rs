@@ -2,9 +2,10 @@
 //!
 //! Exit: 0 when it was told to stop; 1, with one line, when it could not start or cannot go on.
 
+use super::files;
 use super::log_node::LogNodePlan;
 use super::preflight::take_folder;
-use super::running::{RunningLogNode, RunningServingNode, first_failure};
+use super::running::{RunningLogNode, RunningServingNode, ending, first_failure};
 use super::serving_node::ServingNodePlan;
 use crate::failure::Failure;
 use crate::signals::Stop;
@@ -16,7 +17,7 @@ pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure
     // The node takes the folder itself, before anything else.
     tracing::info!(node = plan.node, rpc = plan.rpc, http = plan.http, "log node starts");
     let node = tokio::select! {
-        started = RunningLogNode::start(plan, seams) => started?,
+        started = RunningLogNode::start(plan, seams, files::share(1)) => started?,
         () = stop.asked() => return Ok(()),
     };
     let ended = tokio::select! {
@@ -25,7 +26,7 @@ pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure
     };
     tracing::info!("stopping");
     stop.exit_at_next();
-    node.shutdown().await;
+    ending(node.shutdown()).await;
     ended
 }
 
@@ -34,7 +35,7 @@ pub async fn run_serving_node(plan: ServingNodePlan, seams: Seams) -> Result<(),
     let mut stop = Stop::listen()?;
     let _folder = plan.data_dir.as_deref().map(take_folder).transpose()?;
     tracing::info!(name = plan.name, http = %plan.http, "serving node starts");
-    let node = RunningServingNode::start(plan, seams).await?;
+    let node = RunningServingNode::start(plan, seams, files::share(1)).await?;
     let ended = tokio::select! {
         () = stop.asked() => Ok(()),
         failure = first_failure(&[], std::slice::from_ref(&node)) => Err(failure),
@@ -42,7 +43,7 @@ pub async fn run_serving_node(plan: ServingNodePlan, seams: Seams) -> Result<(),
     };
     tracing::info!("stopping");
     stop.exit_at_next();
-    node.shutdown().await;
+    ending(node.shutdown()).await;
     ended
 }
 

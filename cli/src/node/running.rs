@@ -2,10 +2,12 @@
 //!
 //! * Invariant: a node that cannot go on is told as one [`Failure`]; nobody goes on as if it ran.
 
+use super::config::resolve;
 use super::log_node::LogNodePlan;
-use super::serving_node::ServingNodePlan;
+use super::serving_node::{Index, ServingNodePlan};
 use crate::failure::Failure;
 use duramen_client::log_client::{LogClient, LogClientConfig};
+use duramen_common::files::{FilesShare, TooFewFiles, Wish};
 use duramen_common::log::Log;
 use duramen_common::seams::Seams;
 use duramen_common::{HistoryId, NodeId};
@@ -13,12 +15,24 @@ use duramen_log_service::node::{LogNode, LogNodeConfig, PeerConfig};
 use duramen_log_service::store::StoreConfig;
 use duramen_serving_node::partitions::PartitionsConfig;
 use duramen_serving_node::{ServingNode, ServingNodeConfig};
+use duramen_transport::http::HttpLimits;
 use futures_util::future::{FutureExt as _, LocalBoxFuture, select_all};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a node that runs may take to say what its cluster is.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a clean stop may take in all.
+const STOP_TIME_MAX: Duration = Duration::from_secs(30);
+/// Connections to one log node, while one is being opened in another's place.
+const CALLS_A_LOG_NODE: u64 = 2;
+/// As many log nodes may be found as a cluster usually has, however few are configured.
+const LOG_NODES_USUAL: usize = 5;
+/// Kept free for what comes and goes.
+const FILES_SPARE: u64 = 16;
+/// A port that takes fewer connections is of no use.
+const CONNECTIONS_LEAST: usize = 16;
 
 /// A log node that runs.
 pub struct RunningLogNode {
@@ -28,8 +42,10 @@ pub struct RunningLogNode {
 
 impl RunningLogNode {
     /// Starts it. It may wait for its peers in the background.
-    pub async fn start(plan: LogNodePlan, seams: Seams) -> Result<RunningLogNode, Failure> {
+    pub async fn start(plan: LogNodePlan, seams: Seams, files: FilesShare) -> Result<RunningLogNode, Failure> {
         let number = plan.node;
+        let rpc = resolve(&plan.rpc, "rpc").await?.to_string();
+        let http = resolve(&plan.http, "http").await?.to_string();
         let peer = |member: super::config::Member| PeerConfig {
             node: NodeId::new(member.node),
             rpc_addr: member.rpc_addr,
@@ -41,8 +57,10 @@ impl RunningLogNode {
             store,
             partitions: plan.partitions,
             dedup_window: plan.dedup_window,
+            value_bytes_max: plan.value_bytes_max,
             http_origins: plan.origins,
-            ..LogNodeConfig::new(NodeId::new(number), plan.data_dir, plan.rpc, plan.http, peers)
+            files: Some(files),
+            ..LogNodeConfig::new(NodeId::new(number), plan.data_dir, rpc, http, peers)
         };
         let node = LogNode::start(config, seams)
             .await
@@ -70,13 +88,17 @@ pub struct RunningServingNode {
 
 impl RunningServingNode {
     /// Starts it. It waits for the log in the background.
-    pub async fn start(plan: ServingNodePlan, seams: Seams) -> Result<RunningServingNode, Failure> {
+    pub async fn start(plan: ServingNodePlan, seams: Seams, files: FilesShare) -> Result<RunningServingNode, Failure> {
+        let http_addr = resolve(&plan.http, "http").await?;
         let name = plan.name;
+        let http = http_limits(plan.index, plan.log_nodes.len(), files)
+            .map_err(|error| Failure::failed(format!("serving node {name}: {error}")))?;
         let log: Arc<dyn Log> =
             Arc::new(LogClient::over_tcp(LogClientConfig::new(plan.log_nodes), &name, seams.clone()));
         let config = ServingNodeConfig {
             name: name.clone(),
-            http_addr: plan.http,
+            http_addr,
+            http,
             advertised_addr: Some(plan.advertise_http),
             partitions: PartitionsConfig {
                 data_dir: plan.data_dir,
@@ -114,6 +136,33 @@ impl RunningServingNode {
     /// Ends it: requests under way, then the index.
     pub async fn shutdown(self) {
         self.node.shutdown().await;
+    }
+}
+
+/// What the port of a serving node may take: what the index and the calls to log nodes need is set aside first.
+fn http_limits(index: Index, log_nodes: usize, files: FilesShare) -> Result<HttpLimits, TooFewFiles> {
+    let limits = HttpLimits::default();
+    let need = index.files_max() + CALLS_A_LOG_NODE * log_nodes.max(LOG_NODES_USUAL) as u64 + FILES_SPARE;
+    let wish = Wish { most: limits.connections_max, least: CONNECTIONS_LEAST };
+    let given = files.divide(need, &[wish])?;
+    let connections_max = given.first().copied().unwrap_or(CONNECTIONS_LEAST);
+    if connections_max < limits.connections_max {
+        tracing::warn!(
+            files = files.limit,
+            set_aside = need,
+            connections_max,
+            usual = limits.connections_max,
+            "few files may be open: HTTP takes fewer connections (raise ulimit -Hn, LimitNOFILE=)"
+        );
+    }
+    Ok(HttpLimits { connections_max, ..limits })
+}
+
+/// Ends nodes, within a time: a stop that hangs must not outlast the patience of whoever asked for it.
+pub async fn ending(nodes: impl Future<Output = ()>) {
+    if tokio::time::timeout(STOP_TIME_MAX, nodes).await.is_err() {
+        tracing::error!(seconds = STOP_TIME_MAX.as_secs(), "the stop takes too long: this process ends as it is");
+        std::process::exit(1);
     }
 }
 

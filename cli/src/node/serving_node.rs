@@ -5,7 +5,6 @@ use crate::failure::Failure;
 use clap::{Args, ValueEnum};
 use duramen_serving_node::partitions::IndexKind;
 use serde::Deserialize;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Which index holds what was applied.
@@ -50,9 +49,9 @@ pub struct ServingNodeSettings {
     /// Where the index is kept. Made when it is missing; it can be deleted at any time while the node is down.
     #[arg(long, env = "DURAMEN_DATA_DIR", value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
-    /// Listen here for HTTP.
-    #[arg(long, env = "DURAMEN_HTTP", value_name = "ADDR")]
-    http: Option<SocketAddr>,
+    /// Listen here for HTTP. A name is resolved at the start.
+    #[arg(long, env = "DURAMEN_HTTP", value_name = "HOST:PORT")]
+    http: Option<String>,
     /// Where others reach --http. Default: that address.
     #[arg(long, env = "DURAMEN_ADVERTISE_HTTP", value_name = "HOST:PORT")]
     advertise_http: Option<String>,
@@ -86,8 +85,8 @@ pub struct ServingNodePlan {
     pub name: String,
     /// Where the index is kept; `None` with the memory index.
     pub data_dir: Option<PathBuf>,
-    /// HTTP.
-    pub http: SocketAddr,
+    /// Where HTTP listens.
+    pub http: String,
     /// HTTP, as others reach it.
     pub advertise_http: String,
     /// Log nodes' framed TCP.
@@ -110,6 +109,19 @@ impl ServingNodeArgs {
     /// The settings of flags, variables, file and defaults together, checked.
     pub fn plan(&self) -> Result<ServingNodePlan, Failure> {
         self.given.clone().or(self.file.read()?).plan()
+    }
+}
+
+impl Index {
+    /// Files that it has open at most.
+    #[must_use]
+    pub const fn files_max(self) -> u64 {
+        match self {
+            Index::Memory => 4,
+            Index::Sled => 32,
+            // Its tables (`FILES_MAX` of the index), its journals, and those that it is writing.
+            Index::Fjall => 192,
+        }
     }
 }
 
@@ -138,7 +150,8 @@ impl ServingNodeSettings {
         if name.is_empty() || name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Failure::usage(format!("name: {name:?}; a name has 1 to 64 printable ASCII characters")));
         }
-        let http = required(self.http, "http")?;
+        let http =
+            check_host_port(&required(self.http, "http")?).map_err(|error| Failure::usage(format!("http: {error}")))?;
         let log_nodes = required(self.log_nodes, "log-nodes")?;
         if log_nodes.is_empty() {
             return Err(Failure::usage("log-nodes: give at least one"));
@@ -163,8 +176,8 @@ impl ServingNodeSettings {
         Ok(ServingNodePlan {
             name,
             data_dir,
+            advertise_http: advertised(self.advertise_http, &http, "http")?,
             http,
-            advertise_http: advertised(self.advertise_http, http, "http")?,
             log_nodes,
             index,
             cache_bytes: cache_mib * 1024 * 1024,
@@ -204,6 +217,7 @@ mod tests {
         refused(|settings| settings.name = None, "DURAMEN_NAME");
         refused(|settings| settings.name = Some("a b".into()), "name");
         refused(|settings| settings.data_dir = None, "data-dir");
+        refused(|settings| settings.http = Some("7001".into()), "http");
         refused(|settings| settings.log_nodes = Some(vec!["127.0.0.1".into()]), "log-nodes");
         refused(|settings| settings.cache_mib = Some(0), "cache-mib");
     }

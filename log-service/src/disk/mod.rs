@@ -6,15 +6,18 @@
 //! * Deliberately absent: buffering, retries, formats.
 
 mod mem;
+mod patient;
 mod real;
 
 pub use mem::{DiskCall, MemDisk};
+pub use patient::{PatientDisk, SHORTAGE_WAIT_MAX};
 pub use real::RealDisk;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A file system.
 pub trait Disk: Send + Sync + 'static {
@@ -40,6 +43,14 @@ pub trait Disk: Send + Sync + 'static {
     /// How long the next round of writing and syncing takes where time is simulated. A real disk takes the time itself.
     fn delay(&self) -> Duration {
         Duration::ZERO
+    }
+    /// Since when calls have been waiting because the system is short of descriptors or memory.
+    fn short_since(&self) -> Option<Instant> {
+        None
+    }
+    /// How many calls have waited for that.
+    fn shortages(&self) -> u64 {
+        0
     }
 }
 

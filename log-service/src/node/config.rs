@@ -6,9 +6,11 @@
 
 use crate::consensus::RaftTimings;
 use crate::store::StoreConfig;
-use duramen_common::limits::{DEDUP_WINDOW_DEFAULT, PARTITIONS_MAX};
+use duramen_common::files::FilesShare;
+use duramen_common::limits::{BODY_BYTES_MAX, DEDUP_WINDOW_DEFAULT, PARTITIONS_MAX, VALUE_BYTES_MAX};
 use duramen_common::{NodeId, PartitionId};
 use duramen_transport::Peer;
+use duramen_transport::http::HttpLimits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,6 +79,12 @@ pub struct LogNodeConfig {
     pub store: StoreConfig,
     /// Queues and batches.
     pub limits: NodeLimits,
+    /// Connections of the HTTP port: how many, how long, how much.
+    pub http: HttpLimits,
+    /// Longest value, and longest event, that the HTTP port takes. Unit: bytes.
+    pub value_bytes_max: usize,
+    /// What the process may open; ports take fewer connections where that is little. `None`: nobody counts.
+    pub files: Option<FilesShare>,
     /// Origins of web pages that may talk to the HTTP port.
     pub http_origins: Vec<String>,
 }
@@ -102,6 +110,9 @@ impl LogNodeConfig {
             timings: RaftTimings::default(),
             store: StoreConfig::default(),
             limits: NodeLimits::default(),
+            http: HttpLimits::default(),
+            value_bytes_max: VALUE_BYTES_MAX,
+            files: None,
             http_origins: Vec::new(),
         }
     }
@@ -128,6 +139,10 @@ impl LogNodeConfig {
         {
             return Err("a limit of 0".to_owned());
         }
+        if self.value_bytes_max > BODY_BYTES_MAX {
+            return Err(format!("value_bytes_max of {}: at most {BODY_BYTES_MAX}", self.value_bytes_max));
+        }
+        self.http.check().map_err(|(setting, clause)| format!("{setting} {clause}"))?;
         self.timings.check()
     }
 

@@ -3,6 +3,7 @@
 use crate::consensus::GroupFailure;
 use crate::store::StoreError;
 use duramen_common::NodeId;
+use duramen_common::files::TooFewFiles;
 use std::path::PathBuf;
 
 /// Why a log node did not start or could not go on.
@@ -24,6 +25,9 @@ pub enum StartError {
         /// What the system said.
         reason: String,
     },
+    /// The process may open too few files.
+    #[error(transparent)]
+    Files(#[from] TooFewFiles),
     /// The folder belongs to another node.
     #[error("{} is the folder of node {found}, not of node {wanted}: give each node its own --data-dir", folder.display())]
     OtherNode {

@@ -3,9 +3,13 @@
 //! * Everything else passes through.
 
 use crate::disk::{Claim, Disk, DiskFile};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +40,24 @@ impl MeteredDisk {
             Meters { syncs: Counter::default(), seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)) };
         registry.register("duramen_log_fsyncs", "Syncs of files to the medium", meters.syncs.clone());
         registry.register("duramen_log_fsync_seconds", "How long they took", meters.seconds.clone());
+        registry.register_collector(Box::new(Shortages(Arc::clone(&inner))));
         MeteredDisk { inner, meters }
+    }
+}
+
+struct Shortages(Arc<dyn Disk>);
+
+impl fmt::Debug for Shortages {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Shortages")
+    }
+}
+
+impl Collector for Shortages {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Calls of the disk that waited because the system was short of descriptors or memory";
+        let encoder = encoder.encode_descriptor("duramen_log_disk_shortages", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.shortages()).encode(encoder)
     }
 }
 
@@ -71,6 +92,12 @@ impl Disk for MeteredDisk {
     }
     fn delay(&self) -> Duration {
         self.inner.delay()
+    }
+    fn short_since(&self) -> Option<Instant> {
+        self.inner.short_since()
+    }
+    fn shortages(&self) -> u64 {
+        self.inner.shortages()
     }
 }
 

@@ -12,6 +12,7 @@ mod batcher;
 mod cluster_tests;
 mod config;
 mod error;
+mod files;
 mod formation;
 mod http;
 mod identity;
@@ -37,7 +38,7 @@ use self::services::Services;
 use self::shared::{Running, Shared};
 use self::start::Opened;
 use crate::consensus::PeersRoom;
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Disk, PatientDisk, RealDisk, SHORTAGE_WAIT_MAX};
 use crate::store::{DataFolder, PartitionLog, StoreError};
 use duramen_common::seams::Seams;
 use duramen_common::{HistoryId, NodeId, PartitionId};
@@ -72,7 +73,8 @@ pub struct LogNode {
 impl LogNode {
     /// Starts a node on the operating system's disk and network.
     pub async fn start(config: LogNodeConfig, seams: Seams) -> Result<LogNode, StartError> {
-        let ground = Ground::take(config, seams, Arc::new(RealDisk)).await?;
+        let ground =
+            Ground::take(config, seams, Arc::new(PatientDisk::new(Arc::new(RealDisk), SHORTAGE_WAIT_MAX))).await?;
         let rpc = listen(&ground.config.rpc_listen, "framed TCP").await?;
         let http = listen(&ground.config.http_listen, "HTTP").await?;
         Self::start_in(ground, Box::new(endpoint(rpc)?), Some(http)).await
@@ -101,12 +103,16 @@ impl LogNode {
 
     async fn start_in(
         ground: Ground,
-        endpoint: Box<dyn Endpoint>,
+        mut endpoint: Box<dyn Endpoint>,
         http: Option<TcpListener>,
     ) -> Result<LogNode, StartError> {
-        let Ground { config, seams, disk, folder, registry, metrics } = ground;
+        let Ground { mut config, seams, disk, folder, registry, metrics } = ground;
         let identity_file = IdentityFile::new(disk, &config.data_dir);
         let identity = identity_file.load_or_mint(config.node, &*seams.entropy)?;
+        let partitions = identity.cluster.as_ref().map_or(config.partitions, |cluster| cluster.partitions);
+        let connections = files::divide(&config, partitions)?;
+        endpoint.limit_connections(connections.rpc);
+        config.http.connections_max = connections.http;
         let identity = Arc::new(RwLock::new(identity));
         let hello = {
             let identity = Arc::clone(&identity);

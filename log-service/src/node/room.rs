@@ -29,9 +29,15 @@ pub(super) async fn watch(shared: &Shared, running: &Running) -> Result<(), Star
                 note_gauges(shared, running, &mut leaders);
                 running.store.check_folder()?;
                 shared.identity_file.check(&shared.identity())?;
+                if running.store.is_short() {
+                    hand_over(shared, running, "the system is short of files or memory").await;
+                }
             }
             () = shared.no_room.notified() => {
-                hand_over(shared, running).await;
+                // Otherwise the disks of others are full, and no leader would do better.
+                if !running.store.has_room(Need::New) {
+                    hand_over(shared, running, "the disk is full").await;
+                }
                 sleep(LOOK_EVERY).await;
             }
         }
@@ -59,20 +65,16 @@ fn leads_here(partition: &Partition) -> bool {
 }
 
 /// Offers every partition led here to the first peer with room that has all of it.
-async fn hand_over(shared: &Shared, running: &Running) {
-    if running.store.has_room(Need::New) {
-        // The disks of others are full: no leader would do better.
-        return;
-    }
+async fn hand_over(shared: &Shared, running: &Running, why: &str) {
     let peers = peers_with_room(shared).await;
     if peers.is_empty() {
-        tracing::warn!(node = %shared.config.node, "the disk is full, here and on every peer that answers");
+        tracing::warn!(node = %shared.config.node, "{why}, here and on every peer that answers");
     }
     for partition in running.all().filter(|partition| leads_here(partition)) {
         for &to in &peers {
             if partition.group.transfer_leader(to).await {
                 let node = shared.config.node;
-                tracing::warn!(%node, partition = %partition.id, %to, "the disk is full: handing over");
+                tracing::warn!(%node, partition = %partition.id, %to, "{why}: handing over");
                 break;
             }
         }

@@ -104,7 +104,9 @@ impl Shared {
             configured: self.configured(),
             partitions: self.config.partitions,
             dedup_window: self.config.dedup_window,
-            has_room: self.running().is_none_or(|running| running.store.has_room(Need::New)),
+            has_room: self
+                .running()
+                .is_none_or(|running| running.store.has_room(Need::New) && !running.store.is_short()),
         }
     }
 

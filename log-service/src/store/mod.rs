@@ -19,6 +19,7 @@ mod cache;
 mod dedup;
 mod error;
 pub mod frame;
+mod handles;
 mod open;
 mod partition;
 mod read;

@@ -11,6 +11,7 @@ use super::StoreError;
 use super::cache::TailCache;
 use super::dedup::{BatchIds, DedupTable};
 use super::frame::{HeaderError, SEGMENT_FORMAT, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::handles::Handle;
 use super::partition::{Inner, PartitionLog, Shared};
 use super::recover::{Scan, ScanError, Successors, scan};
 use super::segment::{Point, Segment};
@@ -34,9 +35,19 @@ const REBUILD_BYTES: usize = 4 * 1024 * 1024;
 /// A segment file whose header was read.
 pub(super) struct Found {
     pub header: SegmentHeader,
-    pub file: Arc<dyn DiskFile>,
     pub path: PathBuf,
     pub length: u64,
+}
+
+impl Found {
+    /// Opens it. However many segments there are, few are open at a time.
+    pub fn open(&self, place: &Place) -> Result<Arc<dyn DiskFile>, StoreError> {
+        place.io("opening", &self.path, place.disk.open(&self.path, false))
+    }
+
+    fn segment(&self, place: &Place, end: u64) -> Segment {
+        Segment::new(self.header, Handle::closed(&place.disk, &self.path, &place.files), end, false)
+    }
 }
 
 /// The segments that count, in order, and those that do not.
@@ -78,25 +89,18 @@ pub(super) fn open(place: &Place, sync: &Arc<SyncShared>) -> Result<PartitionLog
     let base = Base { index: found.next_index, offset: append_end, term: last_id.map_or(0, |id| id.term), baseline };
     let newest = survey.dead.iter().map(|dead| dead.header.sequence).fold(found.header.sequence, u64::max);
     let writer = place.create_segment(newest + 1, base, previous, &found.state)?;
-    let mut segments: Vec<Arc<Segment>> = older.iter().map(whole_segment).collect();
-    let closed = Segment::new(last.header, Arc::clone(&last.file), last.path.clone(), found.end, false);
+    let mut segments: Vec<Arc<Segment>> =
+        older.iter().map(|older| Arc::new(older.segment(place, older.length))).collect();
+    let closed = last.segment(place, found.end);
     if empty {
         place.discard(Arc::new(closed))?;
     } else {
         segments.push(Arc::new(closed));
     }
     for dead in survey.dead {
-        place.discard(Arc::new(whole_segment_of(dead)))?;
+        place.discard(Arc::new(dead.segment(place, dead.length)))?;
     }
     start(place, sync, segments, writer, Some((found, last_id, append_end)))
-}
-
-fn whole_segment(found: &Found) -> Arc<Segment> {
-    Arc::new(Segment::new(found.header, Arc::clone(&found.file), found.path.clone(), found.length, false))
-}
-
-fn whole_segment_of(found: Found) -> Segment {
-    Segment::new(found.header, found.file, found.path, found.length, false)
 }
 
 /// Builds the log in memory over its segments.
@@ -264,7 +268,7 @@ fn read_header(place: &Place, path: PathBuf) -> Result<Found, StoreError> {
     if !belongs || path != place.segment_path(header.sequence) {
         return Err(foreign(place, path, &header));
     }
-    Ok(Found { header, file, path, length })
+    Ok(Found { header, path, length })
 }
 
 /// A segment that is not this partition's, or not the one that its name says. The names differ even where all else is equal.
@@ -300,24 +304,25 @@ pub(super) fn scan_error(path: &Path, error: ScanError) -> StoreError {
 
 pub(super) fn read_whole(place: &Place, found: &Found) -> Result<Vec<u8>, StoreError> {
     let mut bytes = vec![0; found.length as usize];
-    let count = place.io("reading", &found.path, found.file.read_at(&mut bytes, 0))?;
+    let count = place.io("reading", &found.path, found.open(place)?.read_at(&mut bytes, 0))?;
     bytes.truncate(count);
     Ok(bytes)
 }
 
 /// Makes what will count really durable, and removes the rest of the file.
 fn secure_tail(place: &Place, last: &Found, bytes: &[u8], found: &Scan) -> Result<(), StoreError> {
+    let file = last.open(place)?;
     if last.length > found.end && !is_planted(Plant::TornTailNotCut) {
-        place.io("cutting", &last.path, last.file.set_len(found.end))?;
+        place.io("cutting", &last.path, file.set_len(found.end))?;
     }
     if is_planted(Plant::RecoveredTailNotSynced) {
         return Ok(());
     }
     let tail = bytes.get(found.durable_end as usize..found.end as usize).unwrap_or_default();
     if !tail.is_empty() {
-        place.io("rewriting", &last.path, last.file.write_at(&[tail], found.durable_end))?;
+        place.io("rewriting", &last.path, file.write_at(&[tail], found.durable_end))?;
     }
-    place.io("syncing", &last.path, last.file.sync_data())?;
+    place.io("syncing", &last.path, file.sync_data())?;
     place.io("syncing", &place.folder, place.disk.sync_dir(&place.folder))
 }
 

@@ -215,7 +215,7 @@ pub(super) fn next_entry(segment: &Segment, walk: &mut Walk<'_>) -> Result<Optio
             continue;
         }
         let entry = parse_entry(frame.head.kind, &frame.payload).map_err(|what| StoreError::Corrupt {
-            file: segment.path.clone(),
+            file: segment.path().to_path_buf(),
             position: frame.at.position,
             what: what.to_owned(),
             index: frame.at.index,

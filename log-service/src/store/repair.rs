@@ -96,8 +96,9 @@ pub(super) fn repair(place: &Place, entries: &[LogEntry]) -> Result<Repair, Stor
             };
         };
         let path = &wound.found.path;
-        place.io("restoring", path, wound.found.file.write_at(&[&restored], wound.damage.position))?;
-        place.io("syncing", path, wound.found.file.sync_data())?;
+        let file = wound.found.open(place)?;
+        place.io("restoring", path, file.write_at(&[&restored], wound.damage.position))?;
+        place.io("syncing", path, file.sync_data())?;
         last = Some(wound.damage);
     }
 }

@@ -70,10 +70,11 @@ pub(super) fn replace(
     // What was found in the last file was perhaps never synced; the new segment makes it count.
     let Standing { last, last_bytes, last_scan, newest_sequence, .. } = standing;
     let unsynced = last_bytes.get(last_scan.durable_end as usize..last_scan.end as usize).unwrap_or_default();
+    let file = last.open(place)?;
     if !unsynced.is_empty() {
-        place.io("rewriting", &last.path, last.file.write_at(&[unsynced], last_scan.durable_end))?;
+        place.io("rewriting", &last.path, file.write_at(&[unsynced], last_scan.durable_end))?;
     }
-    place.io("syncing", &last.path, last.file.sync_data())?;
+    place.io("syncing", &last.path, file.sync_data())?;
     let previous = Some((last.header.sequence, last.length));
     let vote = vote_for(last_scan.state.vote, &entries, node);
     let state = SmallState { vote, ..last_scan.state };

@@ -11,12 +11,13 @@ use super::frame::{
     FRAME_HEADER_BYTES, FrameHead, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, parse_frame, parse_head,
     parse_prefix,
 };
+use super::handles::Handle;
 use crate::disk::DiskFile;
 use bytes::Bytes;
 use duramen_common::batch::BatchHeader;
 use duramen_common::ids::Offset;
 use parking_lot::Mutex;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -62,10 +63,8 @@ impl Point {
 pub struct Segment {
     /// Its fixed part.
     pub header: SegmentHeader,
-    /// Its file.
-    pub file: Arc<dyn DiskFile>,
-    /// Where that is.
-    pub path: PathBuf,
+    /// Its file, open or not.
+    handle: Handle,
     end: AtomicU64,
     points: Mutex<Points>,
 }
@@ -78,9 +77,25 @@ struct Points {
 impl Segment {
     /// A segment that grows (`whole` points are fed by the writer) or one found on disk.
     #[must_use]
-    pub fn new(header: SegmentHeader, file: Arc<dyn DiskFile>, path: PathBuf, end: u64, fed: bool) -> Segment {
+    pub fn new(header: SegmentHeader, handle: Handle, end: u64, fed: bool) -> Segment {
         let points = Mutex::new(Points { list: Vec::new(), whole: fed });
-        Segment { header, file, path, end: AtomicU64::new(end), points }
+        Segment { header, handle, end: AtomicU64::new(end), points }
+    }
+
+    /// Where its file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.handle.path()
+    }
+
+    /// It is only read from now on.
+    pub fn settle(&self) {
+        self.handle.settle();
+    }
+
+    /// Its file stays open for those who read it.
+    pub fn keep(&self) -> std::io::Result<()> {
+        self.handle.keep()
     }
 
     /// The place of its first frame.
@@ -149,7 +164,12 @@ impl Segment {
     }
 
     fn corrupt(&self, at: Point, what: &str) -> StoreError {
-        StoreError::Corrupt { file: self.path.clone(), position: at.position, what: what.to_owned(), index: at.index }
+        StoreError::Corrupt {
+            file: self.path().to_path_buf(),
+            position: at.position,
+            what: what.to_owned(),
+            index: at.index,
+        }
     }
 }
 
@@ -166,6 +186,8 @@ pub struct WalkedFrame {
 /// Reads frames one behind the other.
 pub struct Walk<'a> {
     segment: &'a Segment,
+    /// Open from the first read on.
+    file: Option<Arc<dyn DiskFile>>,
     at: Point,
     buffer: Bytes,
     buffer_at: u64,
@@ -173,7 +195,7 @@ pub struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(segment: &'a Segment, at: Point) -> Walk<'a> {
-        Walk { segment, at, buffer: Bytes::new(), buffer_at: at.position }
+        Walk { segment, file: None, at, buffer: Bytes::new(), buffer_at: at.position }
     }
 
     /// Index of the entry that comes next.
@@ -209,11 +231,12 @@ impl<'a> Walk<'a> {
         if self.buffer.len() < skip + length {
             let room = (self.segment.end() - self.at.position) as usize;
             let mut buffer = vec![0; length.max(READ_BYTES).min(room)];
-            let count = self
-                .segment
-                .file
-                .read_at(&mut buffer, self.at.position)
-                .map_err(|error| StoreError::io("reading", &self.segment.path, error))?;
+            let io = |what, error| StoreError::io(what, self.segment.path(), error);
+            let file = match &self.file {
+                Some(file) => file,
+                None => self.file.insert(self.segment.handle.file().map_err(|error| io("opening", error))?),
+            };
+            let count = file.read_at(&mut buffer, self.at.position).map_err(|error| io("reading", error))?;
             buffer.truncate(count);
             self.buffer = Bytes::from(buffer);
             self.buffer_at = self.at.position;

@@ -3,6 +3,7 @@
 //! * In: a folder that this process alone has. Out: [`PartitionLog`]s. Files are in `<folder>/partitions/<partition>/`.
 //! * A full disk is refused before it happens: [`Store::has_room`] keeps a reserve for what must go on.
 
+use super::handles::OpenFiles;
 use super::partition::PartitionLog;
 use super::reserve::{Need, Reserve};
 use super::sync::SyncShared;
@@ -13,11 +14,16 @@ use crate::disk::{Claim, Disk, DiskLock};
 use duramen_common::NodeId;
 use duramen_common::ids::PartitionId;
 use duramen_common::seams::Entropy;
+use duramen_common::shortage::is_shortage;
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::AbortHandle;
+
+/// A shortage that lasts longer than this is told.
+const SHORT_FOR: Duration = Duration::from_secs(1);
 
 /// A data folder that this process alone has. Take it before anything in the folder is read.
 pub struct DataFolder {
@@ -65,6 +71,7 @@ struct Owner {
     sync: Arc<SyncShared>,
     driver: Mutex<Driver>,
     lock: Mutex<Option<DiskLock>>,
+    files: Arc<OpenFiles>,
 }
 
 /// Who drives the sync work.
@@ -100,6 +107,9 @@ impl Store {
             let what = "segment_bytes and meta_segment_bytes must be multiples of 8, at least 4096";
             return Err(StoreError::Config { what });
         }
+        if config.open_segments_max == 0 {
+            return Err(StoreError::Config { what: "open_segments_max must be at least 1" });
+        }
         if config.queue_bytes_max == 0 || config.dedup_window == 0 || config.idle_ms == 0 {
             return Err(StoreError::Config { what: "queue_bytes_max, dedup_window and idle_ms must not be 0" });
         }
@@ -120,7 +130,8 @@ impl Store {
             }
         };
         let lock = Mutex::new(Some(lock));
-        let owner = Owner { disk, path, identity, config, entropy, sync, driver: Mutex::new(driver), lock };
+        let files = OpenFiles::new(config.open_segments_max);
+        let owner = Owner { disk, path, identity, config, entropy, sync, driver: Mutex::new(driver), lock, files };
         Ok(Store { owner: Arc::new(owner) })
     }
 
@@ -156,7 +167,19 @@ impl Store {
     pub fn check_folder(&self) -> Result<(), StoreError> {
         let lock = self.owner.lock.lock();
         let checked = lock.as_ref().map_or(Ok(()), DiskLock::check);
-        checked.map_err(|_| StoreError::Taken { file: self.owner.path.clone() })
+        match checked {
+            Ok(()) => Ok(()),
+            // What cannot be looked at now is looked at again.
+            Err(error) if is_shortage(&error) => Ok(()),
+            Err(_) => Err(StoreError::Taken { file: self.owner.path.clone() }),
+        }
+    }
+
+    /// Whether writing has been waiting for more than a moment because the system is short of descriptors or memory. Another
+    /// node should lead meanwhile.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.owner.disk.short_since().is_some_and(|since| since.elapsed() > SHORT_FOR)
     }
 
     /// What stopped the store, when something did.
@@ -234,6 +257,7 @@ impl Store {
             config: Arc::clone(config),
             reserve: Arc::clone(&self.owner.sync.reserve),
             entropy: Arc::clone(&self.owner.entropy),
+            files: Arc::clone(&self.owner.files),
         }
     }
 }

@@ -140,6 +140,8 @@ pub struct StoreConfig {
     pub segment_bytes: u64,
     /// The same for the meta partition, which holds little. Unit: bytes.
     pub meta_segment_bytes: u64,
+    /// Files of closed segments kept open for reading, over all partitions. A segment that is written is open besides.
+    pub open_segments_max: usize,
     /// Removed segments kept as spares, a partition.
     pub spares_max: usize,
     /// With less free disk [`super::Store::has_room`] says no to new records. A quarter of it is held as a file (`reserve`). What is
@@ -162,6 +164,7 @@ impl Default for StoreConfig {
         StoreConfig {
             segment_bytes: 64 * 1024 * 1024,
             meta_segment_bytes: 4 * 1024 * 1024,
+            open_segments_max: 64,
             spares_max: 1,
             reserve_bytes: 64 * 1024 * 1024,
             cache_bytes_max: 32 * 1024 * 1024,

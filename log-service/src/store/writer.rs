@@ -14,6 +14,7 @@ use super::frame::{
     FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, body_bytes, encode_frame, encode_state, entry_payload, frame_bytes,
     seal,
 };
+use super::handles::{Handle, OpenFiles};
 use super::reserve::{Reserve, is_no_space};
 use super::segment::{Point, Segment};
 use super::types::{LogEntry, SmallState, StoreConfig, StoreIdentity};
@@ -50,6 +51,8 @@ pub struct Place {
     pub reserve: Arc<Reserve>,
     /// For segments' random ids.
     pub entropy: Arc<dyn Entropy>,
+    /// Which files are open.
+    pub files: Arc<OpenFiles>,
 }
 
 /// Where a new segment begins.
@@ -69,6 +72,7 @@ pub struct Base {
 pub struct Writer {
     place: Place,
     segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
     at: Point,
     last_term: u64,
     durable: u64,
@@ -184,10 +188,12 @@ impl Place {
             return Err(StoreError::io("syncing", &self.folder, error));
         }
         let allocated = self.io("measuring", &path, file.len())?;
-        let segment = Arc::new(Segment::new(header, file, path, filled.position, true));
+        let handle = Handle::kept(&self.disk, &path, &self.files, Arc::clone(&file));
+        let segment = Arc::new(Segment::new(header, handle, filled.position, true));
         Ok(Writer {
             place: self.clone(),
             segment,
+            file,
             at: filled,
             last_term: entries.last().map_or(base.term, |last| last.id.term),
             durable: filled.position,
@@ -201,9 +207,15 @@ impl Place {
     /// Removes a segment that counts no more, or keeps its file as a spare. A file that somebody still reads is not
     /// written over.
     pub fn discard(&self, segment: Arc<Segment>) -> Result<(), StoreError> {
-        let path = segment.path.clone();
+        let path = segment.path().to_path_buf();
         let sequence = segment.header.sequence;
-        let unread = Arc::into_inner(segment).is_some();
+        let unread = match Arc::try_unwrap(segment) {
+            Ok(_) => true,
+            Err(segment) => {
+                self.io("opening", &path, segment.keep())?;
+                false
+            }
+        };
         let names = self.io("listing", &self.folder, self.disk.list(&self.folder))?;
         let spares = names.iter().filter(|name| name.ends_with(SPARE_SUFFIX)).count();
         if unread && spares < self.config.spares_max {
@@ -323,7 +335,7 @@ impl Writer {
             .filter(|slice| !slice.is_empty())
             .collect();
         let start = self.at.position - self.gathered_bytes;
-        let file = &self.segment.file;
+        let file = &self.file;
         loop {
             match file.write_at(&slices, start) {
                 Ok(()) => return Ok(()),
@@ -334,7 +346,7 @@ impl Writer {
                         self.allocated = self.allocated.max(ahead);
                     }
                 }
-                Err(error) => return Err(StoreError::io("writing", &self.segment.path, error)),
+                Err(error) => return Err(StoreError::io("writing", self.segment.path(), error)),
             }
         }
     }
@@ -345,9 +357,9 @@ impl Writer {
             return Ok(());
         }
         if !is_planted(Plant::NoSyncBeforeAck)
-            && let Err(error) = self.segment.file.sync_data()
+            && let Err(error) = self.file.sync_data()
         {
-            let error = StoreError::io("syncing", &self.segment.path, error);
+            let error = StoreError::io("syncing", self.segment.path(), error);
             if !error.is_no_space() {
                 self.heads.clear();
                 self.gathered_bytes = 0;
@@ -357,7 +369,7 @@ impl Writer {
         self.heads.clear();
         self.gathered_bytes = 0;
         // A file without its name is gone with this process: nothing in it may be acknowledged.
-        self.place.check_named(&*self.segment.file, &self.segment.path)?;
+        self.place.check_named(&*self.file, self.segment.path())?;
         self.durable = self.at.position;
         for point in self.points.drain(..) {
             self.segment.note(point);
@@ -372,13 +384,14 @@ impl Writer {
         self.sync()?;
         let end = self.at.position;
         if self.allocated > end {
-            let path = &self.segment.path;
-            self.place.io("cutting", path, self.segment.file.set_len(end))?;
-            self.place.io("syncing", path, self.segment.file.sync_data())?;
+            let path = self.segment.path();
+            self.place.io("cutting", path, self.file.set_len(end))?;
+            self.place.io("syncing", path, self.file.sync_data())?;
         }
         let sequence = self.segment.header.sequence;
         let previous = (!base.baseline).then_some((sequence, end));
-        *self = self.place.create_segment(sequence + 1, base, previous, state)?;
+        let next = self.place.create_segment(sequence + 1, base, previous, state)?;
+        std::mem::replace(self, next).segment.settle();
         Ok(())
     }
 

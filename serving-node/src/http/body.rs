@@ -1,40 +1,36 @@
 //! Bodies: of requests, read up to a limit; of answers, whole or streamed.
 //!
-//! * Invariant: no more of a request is held than its limit says; what is over is read and thrown away, within bounds,
-//!   so that the answer reaches a caller that is still sending.
+//! * Invariant: no more of a request is held than its limit says. What is over is the listener's: it reads it and throws it
+//!   away, so that the answer reaches a caller that is still sending.
 
 use super::errors::Failure;
 use bytes::{Bytes, BytesMut};
+use duramen_common::ProblemKind;
+use duramen_transport::http::BodyError;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::sync::mpsc;
-
-/// Most bytes of a refused request that are read and thrown away.
-const DRAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// And for how long.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The body of a request.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     /// As it comes from a connection.
-    Incoming(Incoming),
+    Incoming(duramen_transport::http::RequestBody),
     /// All of it, or nothing (any more).
     Full(Option<Bytes>),
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             RequestBody::Incoming(body) => Pin::new(body).poll_frame(context),
             RequestBody::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -105,30 +101,15 @@ impl Body for ResponseBody {
     }
 }
 
-/// Reads a body of at most `limit` bytes, within `time_max`: a caller that stalls must not keep its connection for ever.
-/// `what` names it where it is over.
-pub(crate) async fn read(
-    body: &mut RequestBody,
-    limit: usize,
-    what: &str,
-    time_max: Duration,
-) -> Result<Bytes, Failure> {
-    tokio::time::timeout(time_max, read_all(body, limit, what)).await.unwrap_or_else(|_| {
-        let detail = format!("{what} did not come whole within {} s: nothing was done", time_max.as_secs_f32());
-        Err(Failure::new(duramen_common::ProblemKind::BadRequest, detail))
-    })
-}
-
-async fn read_all(body: &mut RequestBody, limit: usize, what: &str) -> Result<Bytes, Failure> {
+/// Reads a body of at most `limit` bytes. `what` names it where it is over.
+pub(crate) async fn read(body: &mut RequestBody, limit: usize, what: &str) -> Result<Bytes, Failure> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Failure::too_large(what, limit));
     }
     let mut first: Option<Bytes> = None;
     let mut rest: Option<BytesMut> = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Failure::new(duramen_common::ProblemKind::BadRequest, format!("the body did not come whole: {error}"))
-        })?;
+        let frame = frame.map_err(|error| of_body(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         let length = first.as_ref().map_or(0, Bytes::len).max(rest.as_ref().map_or(0, BytesMut::len));
         if length + data.len() > limit {
@@ -149,17 +130,16 @@ async fn read_all(body: &mut RequestBody, limit: usize, what: &str) -> Result<By
     Ok(rest.map(BytesMut::freeze).or(first).unwrap_or_default())
 }
 
-/// Reads what is left of a body and throws it away: a connection that is closed with unread bytes is reset, and the
-/// caller never sees the answer.
-pub(crate) async fn drain(body: &mut RequestBody) {
-    let reading = async {
-        let mut drained = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            drained += frame.data_ref().map_or(0, Bytes::len);
-            if drained > DRAIN_BYTES_MAX {
-                break;
-            }
-        }
+/// Why there is no more of a body, as an answer. Nothing was done with it.
+fn of_body(error: &BodyError) -> Failure {
+    let kind = match error {
+        BodyError::Broken { .. } | BodyError::TooSlow { .. } => ProblemKind::BadRequest,
+        BodyError::NoRoom { .. } => ProblemKind::Overloaded,
+        BodyError::Stopping => ProblemKind::NoLeader,
     };
-    let _ = tokio::time::timeout(DRAIN_TIME_MAX, reading).await;
+    let failure = Failure::new(kind, error.to_string());
+    match error {
+        BodyError::NoRoom { limit } => failure.with("limit", *limit),
+        _ => failure,
+    }
 }

@@ -94,6 +94,14 @@ impl Failure {
                 .with("applied", applied.unwrap_or(Offset::ZERO).get())
                 .with("lag", lag)
             }
+            WaitError::Stopping { wanted, applied } => {
+                let lag = committed_end.max(wanted).since(applied.unwrap_or(Offset::ZERO));
+                Failure::new(ProblemKind::Behind, format!("partition {partition}: {error}: ask another node"))
+                    .with("partition", partition.get())
+                    .with("wanted", wanted.get())
+                    .with("applied", applied.unwrap_or(Offset::ZERO).get())
+                    .with("lag", lag)
+            }
             WaitError::TooManyWaiters { .. } => Failure::new(ProblemKind::Overloaded, error.to_string()),
         }
     }

@@ -108,7 +108,7 @@ pub(crate) async fn put(
     let key = Bytes::from(extract::key_of_path(raw_key)?.into_owned());
     let call = WriteCall::parse(api, &parts.headers)?;
     let condition = condition_of_put(&parts.headers)?;
-    let value = body::read(body, api.config.value_bytes_max, "the value", api.config.idle_timeout).await?;
+    let value = body::read(body, api.config.value_bytes_max, "the value").await?;
     let update = Update { key: key.clone(), value: Some(value) };
     call.run(api, partitions, key, condition, update).await
 }

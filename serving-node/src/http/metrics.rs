@@ -1,6 +1,6 @@
 //! What this node counts, as OpenMetrics text.
 //!
-//! * Requests by route and status, their duration by route, open connections and feeds, waiting readers, the overlay, and
+//! * Requests by route and status, their duration by route, connections and feeds, waiting readers, the overlay, and
 //!   per partition: applied end,
 //!   committed end, lag, horizon, persisted end.
 //! * Invariant: label values come from fixed sets, never from requests.
@@ -8,6 +8,7 @@
 use super::router::Route;
 use crate::partitions::Partitions;
 use duramen_common::Offset;
+use duramen_transport::http::{HttpCollector, HttpStats};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -15,6 +16,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,8 +52,6 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Vec<Histogram>,
-    /// Open connections.
-    pub(crate) connections: Gauge,
     feeds: Gauge,
     answer_bytes: Gauge,
     feed_bytes: Gauge,
@@ -65,7 +65,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Metrics {
+    pub(crate) fn new(listener: Arc<HttpStats>) -> Metrics {
         let mut registry = Registry::with_prefix("duramen");
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("http_requests", "Requests answered, by route and status", requests.clone());
@@ -84,7 +84,6 @@ impl Metrics {
             registry,
             requests,
             durations,
-            connections: Gauge::default(),
             feeds: Gauge::default(),
             answer_bytes: Gauge::default(),
             feed_bytes: Gauge::default(),
@@ -97,7 +96,7 @@ impl Metrics {
             persisted_end: Family::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register("http_connections", "Open HTTP connections", metrics.connections.clone());
+        registry.register_collector(Box::new(HttpCollector(listener)));
         registry.register("http_feeds", "Open feeds", metrics.feeds.clone());
         let held = "Bytes that answers hold until their callers take them, without small ones and feeds";
         registry.register("answer_bytes_held", held, metrics.answer_bytes.clone());

@@ -1,7 +1,7 @@
 //! The HTTP API of a serving node: the contract of DESIGN §4, written out in docs/http-api.md.
 //!
 //! * In: connections. Out: answers, each naming the logical time that it speaks of.
-//! * `accept` is the one place where a connection comes in, `guard` the one where a request is authorised, `router` finds
+//! * `accept` hands the port to the one loop that accepts connections (`duramen_transport::http`), `guard` the one where a request is authorised, `router` finds
 //!   the handler; `extract` reads requests, `errors` writes refusals; `reads` is consistency.
 //! * Built on hyper itself: keys are raw path bytes, and a general router would decode them.
 //! * Invariant: nothing here decides an order; the log does.
@@ -28,7 +28,6 @@ mod router;
 mod scan;
 mod status;
 mod txn;
-mod wire;
 
 pub(crate) use accept::run;
 
@@ -36,12 +35,14 @@ use crate::node::ServingNodeConfig;
 use crate::partitions::Partitions;
 pub use body::ResponseBody;
 
+use crate::stoppable_log::StoppableLog;
 use body::RequestBody;
 use bytes::Bytes;
 use duramen_common::ProblemKind;
 use duramen_common::budget::{Budget, Exhausted, Room};
 use duramen_common::log::Log;
 use duramen_common::seams::Seams;
+use duramen_transport::http::{HttpLimits, HttpStats, Stop};
 use errors::Failure;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response};
@@ -73,7 +74,10 @@ pub(crate) struct Api {
     feeding: Arc<feeding::Feeding>,
     leaders: Mutex<Option<status::Leaders>>,
     key_places: key_places::KeyPlaces,
+    stop: Stop,
     stopping: watch::Receiver<bool>,
+    /// What the listener counts; zeros without a port.
+    listener: Arc<HttpStats>,
 }
 
 impl Api {
@@ -82,9 +86,10 @@ impl Api {
         bound: SocketAddr,
         log: Arc<dyn Log>,
         seams: Seams,
-        stopping: watch::Receiver<bool>,
+        stop: Stop,
     ) -> Api {
         let advertised_addr = config.advertised_addr.clone().unwrap_or_else(|| bound.to_string());
+        let listener: Arc<HttpStats> = Arc::default();
         Api {
             guard: guard::Guard::new(bound, advertised_addr, config.allowed_origins.clone()),
             feeds: Arc::new(Semaphore::new(config.feeds_max)),
@@ -93,13 +98,15 @@ impl Api {
             answers: Budget::new(config.answer_bytes_max),
             feeding: Arc::new(feeding::Feeding::new(config.feed_bytes_max)),
             config,
-            log,
+            log: Arc::new(StoppableLog::new(log, stop.clone())),
             seams,
             partitions: OnceLock::new(),
-            metrics: metrics::Metrics::new(),
+            metrics: metrics::Metrics::new(Arc::clone(&listener)),
             leaders: Mutex::new(None),
             key_places: key_places::KeyPlaces::default(),
-            stopping,
+            stopping: stop.asked_channel(),
+            stop,
+            listener,
         }
     }
 
@@ -137,6 +144,11 @@ impl Api {
             return Err(Failure::exhausted(&Exhausted { limit: self.answers.bytes_max() }));
         }
         Ok(ResponseBody::full(room.keep(bytes)))
+    }
+
+    /// Limits of the port.
+    pub(crate) fn http_limits(&self) -> &HttpLimits {
+        &self.config.http
     }
 
     fn open_feeds(&self) -> usize {

@@ -33,7 +33,7 @@ impl Posted {
         extract::check_json(&parts.headers)?;
         let wait = extract::wait(&parts.headers, api.config.wait_default, api.config.wait_max)?.max(ASKING_MIN);
         let idempotency_key = IdempotencyKey::of(&parts.headers, &*api.seams.entropy)?;
-        let body = body::read(body, BODY_BYTES_MAX, "the body", api.config.idle_timeout).await?;
+        let body = body::read(body, BODY_BYTES_MAX, "the body").await?;
         Ok(Posted { wait, idempotency_key, body })
     }
 }

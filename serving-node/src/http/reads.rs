@@ -103,7 +103,7 @@ async fn wait_for_token(view: &PartitionView, wanted: Offset, deadline: Instant)
     let behind = |error: &WaitError| Failure::of_wait(error, view.partition(), view.committed_end_hint());
     match view.wait_applied(wanted, deadline.min(Instant::now() + DOUBT_AFTER)).await {
         Ok(()) => return Ok(()),
-        Err(error @ WaitError::TooManyWaiters { .. }) => return Err(behind(&error)),
+        Err(error @ (WaitError::TooManyWaiters { .. } | WaitError::Stopping { .. })) => return Err(behind(&error)),
         Err(WaitError::Deadline { .. }) => {}
     }
     if wanted > view.committed_end_hint() {

@@ -1,24 +1,27 @@
 //! From a request to its handler and back: authorise, route, answer, count.
 //!
 //! * Paths are matched on their raw bytes, so that a key's bytes are never touched by a router.
-//! * Invariant: every answer that is no success is a problem; a refused body is read and thrown away.
+//! * Invariant: every answer that is not a success is a problem.
 
 use super::Api;
-use super::body::{self, RequestBody, ResponseBody};
+use super::body::{RequestBody, ResponseBody};
 use super::errors::Failure;
 use super::extract::Query;
 use super::{batch, feed, guard, kv, scan, status, txn};
 use duramen_common::ProblemKind;
 use duramen_common::understood::{self, Takes};
 use hyper::body::Body as _;
-use hyper::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Most headers of a request, and most bytes of them.
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// After the grace of a stop, a read has this long to say by itself why it is not answered.
+const STOP_MARGIN: Duration = Duration::from_millis(250);
 
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,20 +100,41 @@ pub(crate) async fn answer(api: &Api, request: Request<RequestBody>) -> Response
         Ok(admitted) => {
             let mut response = match guard::preflight(&parts, &admitted) {
                 Some(response) => response,
-                None => handle(api, &parts, &mut body, route, rest).await.unwrap_or_else(Failure::into_response),
+                None => in_time(api, &parts, handle(api, &parts, &mut body, route, rest))
+                    .await
+                    .unwrap_or_else(Failure::into_response),
             };
             guard::mark(&mut response, admitted);
             response
         }
     };
-    if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
-        body::drain(&mut body).await;
-    }
     if parts.method == Method::HEAD {
         strip_body(&mut response);
     }
     api.metrics.answered(route, response.status().as_u16(), started.elapsed());
     response
+}
+
+/// Ends what still reads when the node stops. Writes end by themselves, in words that say what may have happened.
+async fn in_time(
+    api: &Api,
+    parts: &Parts,
+    handling: impl Future<Output = Result<Response<ResponseBody>, Failure>>,
+) -> Result<Response<ResponseBody>, Failure> {
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return handling.await;
+    }
+    let late = async {
+        api.stop.overtime().await;
+        tokio::time::sleep(STOP_MARGIN).await;
+    };
+    tokio::select! {
+        biased;
+        handled = handling => handled,
+        () = late => {
+            Err(Failure::new(ProblemKind::NoLeader, "this node is stopping: nothing was read, ask another node"))
+        }
+    }
 }
 
 async fn handle(

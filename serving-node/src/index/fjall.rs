@@ -15,6 +15,9 @@ pub(super) struct FjallIndex {
     lock: Arc<FolderLock>,
 }
 
+/// Tables that are kept open.
+const FILES_MAX: usize = 128;
+
 fn failed(action: &'static str) -> impl FnOnce(fjall::Error) -> IndexError {
     move |error| IndexError { kind: "fjall", action, reason: error.to_string() }
 }
@@ -24,6 +27,7 @@ impl FjallIndex {
         let db = fjall::Database::builder(folder)
             .cache_size(cache_bytes)
             .worker_threads(1)
+            .max_cached_files(Some(FILES_MAX))
             .open()
             .map_err(failed("opening"))?;
         let keyspace =

@@ -61,12 +61,12 @@ pub enum StoreError {
         holder: Option<u32>,
     },
     /// The folder cannot be used.
-    #[error("{}: {reason}: check that it is writable and has room", path.display())]
+    #[error("{}: {source}: {}", path.display(), duramen_common::shortage::advice(source))]
     Folder {
         /// Which.
         path: PathBuf,
         /// What the operating system said.
-        reason: String,
+        source: io::Error,
     },
     /// Not even a fresh index opens.
     #[error("a fresh index does not open: {0}")]
@@ -104,7 +104,7 @@ impl IndexStore {
         }
         let data_dir = config.data_dir.as_ref().ok_or(StoreError::NoFolder { kind: config.kind })?;
         let folder = data_dir.join("index");
-        std::fs::create_dir_all(&folder).map_err(|error| folder_error(&folder, &error))?;
+        std::fs::create_dir_all(&folder).map_err(|error| folder_error(&folder, error))?;
         let lock = lock(&folder)?;
         let boot_id = std::fs::read_to_string(&config.boot_id_path).unwrap_or_default();
         let mut marker = Marker::opening(&config.history.to_string(), config.kind, boot_id.trim());
@@ -114,7 +114,7 @@ impl IndexStore {
         if wiped.is_some() {
             wipe(&folder)?;
         }
-        let write = |marker: &Marker| marker.write(&marker_path).map_err(|error| folder_error(&marker_path, &error));
+        let write = |marker: &Marker| marker.write(&marker_path).map_err(|error| folder_error(&marker_path, error));
         write(&marker)?;
         let index = match open_caught(config, &files, &lock) {
             Ok(index) => index,
@@ -166,25 +166,25 @@ fn name(kind: IndexKind) -> &'static str {
     }
 }
 
-fn folder_error(path: &Path, error: &io::Error) -> StoreError {
-    StoreError::Folder { path: path.to_path_buf(), reason: error.to_string() }
+fn folder_error(path: &Path, source: io::Error) -> StoreError {
+    StoreError::Folder { path: path.to_path_buf(), source }
 }
 
 fn lock(folder: &Path) -> Result<Arc<FolderLock>, StoreError> {
     match FolderLock::take(folder, "lock") {
         Ok(lock) => Ok(Arc::new(lock)),
         Err(FolderLockError::Held { folder, holder }) => Err(StoreError::InUse { folder, holder }),
-        Err(FolderLockError::Io(error)) => Err(folder_error(folder, &error)),
+        Err(FolderLockError::Io(error)) => Err(folder_error(folder, error)),
     }
 }
 
 /// Why what is in the folder must go; `None` when it may be used, or nothing is there.
 fn judge(folder: &Path, marker_path: &Path, ours: &Marker) -> Result<Option<WipeReason>, StoreError> {
-    match Marker::read(marker_path).map_err(|error| folder_error(marker_path, &error))? {
+    match Marker::read(marker_path).map_err(|error| folder_error(marker_path, error))? {
         Some(Some(found)) => Ok(ours.judge(&found).err()),
         Some(None) => Ok(Some(WipeReason::NoMarker)),
         None => {
-            let found = contents(folder).map_err(|error| folder_error(folder, &error))?;
+            let found = contents(folder).map_err(|error| folder_error(folder, error))?;
             Ok((!found.is_empty()).then_some(WipeReason::NoMarker))
         }
     }
@@ -203,8 +203,8 @@ fn contents(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn wipe(folder: &Path) -> Result<(), StoreError> {
-    for inside in contents(folder).map_err(|error| folder_error(folder, &error))? {
-        std::fs::remove_dir_all(&inside).map_err(|error| folder_error(&inside, &error))?;
+    for inside in contents(folder).map_err(|error| folder_error(folder, error))? {
+        std::fs::remove_dir_all(&inside).map_err(|error| folder_error(&inside, error))?;
     }
     Ok(())
 }

@@ -190,6 +190,12 @@ impl PartitionView {
         }
     }
 
+    /// Answers everybody who waits for an end or asks for one, now and from now on, that this node stops.
+    pub(crate) fn end_waits(&self) {
+        self.waiters.end();
+        self.tail.end();
+    }
+
     /// Waits until what reads see covers `end`.
     pub async fn wait_applied(&self, end: Offset, deadline: Instant) -> Result<(), WaitError> {
         self.waiters.wait(end, deadline).await

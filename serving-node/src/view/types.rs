@@ -74,6 +74,14 @@ pub enum WaitError {
         /// The applied end then.
         applied: Option<Offset>,
     },
+    /// The node stops.
+    #[error("this node is stopping; it has applied {}, not yet {wanted}", applied.map_or("nothing that may be shown".to_owned(), |end| format!("up to {end}")))]
+    Stopping {
+        /// The end that was waited for.
+        wanted: Offset,
+        /// The applied end then.
+        applied: Option<Offset>,
+    },
     /// Too many wait already.
     #[error("{limit} readers are waiting already: try again later or at another node")]
     TooManyWaiters {

@@ -10,7 +10,7 @@ use duramen_common::Offset;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -93,12 +93,14 @@ pub(super) struct Waiters {
     published: AtomicU64,
     queue: Mutex<WaitQueue<oneshot::Sender<()>>>,
     limit: Arc<WaitersLimit>,
+    /// Set under the queue's lock: from then on nobody waits.
+    is_ended: AtomicBool,
 }
 
 impl Waiters {
     pub(super) fn new(published: Option<Offset>, limit: Arc<WaitersLimit>) -> Waiters {
         let published = AtomicU64::new(published.map_or(NOTHING, Offset::get));
-        Waiters { published, queue: Mutex::new(WaitQueue::new()), limit }
+        Waiters { published, queue: Mutex::new(WaitQueue::new()), limit, is_ended: AtomicBool::new(false) }
     }
 
     pub(super) fn limit(&self) -> &WaitersLimit {
@@ -122,6 +124,14 @@ impl Waiters {
         }
     }
 
+    /// Ends all waits, now and from now on.
+    pub(super) fn end(&self) {
+        let mut queue = self.queue.lock();
+        self.is_ended.store(true, Ordering::Release);
+        // A waiter whose waker is gone knows why.
+        *queue = WaitQueue::new();
+    }
+
     fn covers(&self, end: Offset) -> bool {
         self.published().is_some_and(|applied_end| applied_end >= end)
     }
@@ -138,13 +148,17 @@ impl Waiters {
             if self.covers(end) {
                 return Ok(());
             }
+            if self.is_ended.load(Ordering::Acquire) {
+                return Err(WaitError::Stopping { wanted: end, applied: self.published() });
+            }
             Waiting { waiters: self, ticket: queue.push(end, waker) }
         };
         let woken = tokio::time::timeout_at(deadline, woken).await;
         drop(waiting);
         match woken {
-            Ok(_) => Ok(()),
-            Err(_) if self.covers(end) => Ok(()),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) if self.covers(end) => Ok(()),
+            Ok(Err(_)) => Err(WaitError::Stopping { wanted: end, applied: self.published() }),
             Err(_) => Err(WaitError::Deadline { wanted: end, applied: self.published() }),
         }
     }
@@ -206,6 +220,23 @@ mod tests {
         assert!(!waiting.is_finished(), "woken at 4, it waits for 5");
         waiters.publish(Some(Offset::new(5)));
         assert_eq!(waiting.await.unwrap(), Ok(()));
+        assert_eq!(limit.waiting(), 0);
+    }
+
+    /// Goal: who waits when the node stops is told so at once, and nobody waits after that.
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_all_waits() {
+        let limit = Arc::new(WaitersLimit::new(2));
+        let waiters = Waiters::new(Some(Offset::new(1)), Arc::clone(&limit));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let stopping = Err(WaitError::Stopping { wanted: Offset::new(2), applied: Some(Offset::new(1)) });
+        let waiting = waiters.wait(Offset::new(2), deadline);
+        tokio::pin!(waiting);
+        assert!((&mut waiting).now_or_never().is_none());
+        waiters.end();
+        assert_eq!(waiting.now_or_never(), Some(stopping));
+        assert_eq!(waiters.wait(Offset::new(2), deadline).now_or_never(), Some(stopping));
+        assert_eq!(waiters.wait(Offset::new(1), deadline).now_or_never(), Some(Ok(())), "what is here can be read");
         assert_eq!(limit.waiting(), 0);
     }
 

@@ -6,7 +6,7 @@
 //! * Source: DESIGN §4 "Log node", D5.
 
 use super::answer::{Refused, json, problem_of};
-use super::records::{Place, parse_line};
+use super::records::{Place, check_value, parse_line};
 use super::{Api, forward, text};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -20,6 +20,7 @@ use duramen_common::limits::{BODY_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
 use duramen_common::prefer;
 use duramen_common::protocol::{AppendAnswer, AppendedRun, LogRefusal};
 use duramen_common::{Offset, PartitionId, Problem, ProblemKind, RequestId, SessionToken, Timestamp};
+use duramen_transport::http::BodyError;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use std::time::Duration;
 
@@ -50,15 +51,30 @@ pub(super) async fn append(
     let wait = wait_of(&headers)?;
     let key = key_of(&api, &headers)?;
     let body = read_body(body).await?;
-    let place = Place { history: running.cluster.history, partition, partitions: running.cluster.partitions };
+    let place = Place {
+        history: running.cluster.history,
+        partition,
+        partitions: running.cluster.partitions,
+        value_bytes_max: api.shared.config.value_bytes_max,
+    };
     let set = match form {
         Form::Lines => set_of_lines(&body, place, &key)?,
         Form::Event => {
+            check_value("the event", &body, place)?;
             let record = Record::event(None, body);
             RecordSet::of(RequestId::of_idempotency_key(key.as_bytes(), 0), &record).map_err(|error| problem(&error))?
         }
     };
-    match forward::append(&api.shared, here, &set, wait).await {
+    if api.stop.is_over() {
+        let detail = "this node is stopping: nothing was appended, ask another node";
+        return Err(Problem::new(ProblemKind::NoLeader, detail).into());
+    }
+    let appended_or_not = tokio::select! {
+        biased;
+        answer = forward::append(&api.shared, here, &set, wait) => answer,
+        () = api.stop.overtime() => Err(LogRefusal::OutcomeUnknown { reason: "this node is stopping".to_owned() }),
+    };
+    match appended_or_not {
         Ok(answer) => appended(&answer, place),
         Err(refusal @ LogRefusal::OutcomeUnknown { .. }) => Err(outcome_unknown(&refusal, &key).into()),
         Err(refusal) => Err(refusal.into()),
@@ -121,8 +137,28 @@ async fn read_body(body: Body) -> Result<Bytes, Refused> {
             let detail = format!("the body is over the limit of {BODY_BYTES_MAX} bytes");
             Err(Problem::new(ProblemKind::TooLarge, detail).with("limit", BODY_BYTES_MAX).into())
         }
-        Err(error) => Err(Problem::new(ProblemKind::BadRequest, format!("the body broke off: {error}")).into()),
+        Err(error) => Err(broken_body(error.as_ref()).into()),
     }
+}
+
+/// Why a body did not come whole. Nothing was done with it.
+fn broken_body(error: &(dyn std::error::Error + 'static)) -> Problem {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(body) = cause.downcast_ref::<BodyError>() {
+            return match body {
+                BodyError::Broken { .. } | BodyError::TooSlow { .. } => {
+                    Problem::new(ProblemKind::BadRequest, body.to_string())
+                }
+                BodyError::NoRoom { limit } => {
+                    Problem::new(ProblemKind::Overloaded, body.to_string()).with("limit", *limit)
+                }
+                BodyError::Stopping => Problem::new(ProblemKind::NoLeader, body.to_string()),
+            };
+        }
+        next = cause.source();
+    }
+    Problem::new(ProblemKind::BadRequest, format!("the body broke off: {error}"))
 }
 
 fn set_of_lines(body: &[u8], place: Place, key: &str) -> Result<RecordSet, Refused> {
@@ -226,7 +262,12 @@ mod tests {
     /// Goal: a refusal of some records does not hide that others are in the log.
     #[test]
     fn a_reused_key_tells_what_was_appended_all_the_same() {
-        let place = Place { history: HistoryId::from_bits(0x00c7_f3a1), partition: PartitionId::new(0), partitions: 1 };
+        let place = Place {
+            history: HistoryId::from_bits(0x00c7_f3a1),
+            partition: PartitionId::new(0),
+            partitions: 1,
+            value_bytes_max: 1024,
+        };
         let appended = AppendedRun::At { first_offset: Offset::new(7), count: 2 };
         let answer =
             AppendAnswer { runs: vec![AppendedRun::KeyReused { count: 1 }, appended], committed_end: Offset::new(9) };

@@ -1,8 +1,9 @@
 //! The HTTP API of a log node: append, read, tail, cluster, health, metrics.
 //!
 //! * In: HTTP/1.1 on one port. Out: JSON, NDJSON, `application/problem+json`.
-//! * One place where a request is let in (`admit`): host and origin are checked there, and what still runs when the node
-//!   stops is answered there.
+//! * Connections are accepted, bounded and ended in `duramen_transport::http`, as at a serving node.
+//! * One place where a request is let in (`admit`): host and origin are checked there, and reads that still wait when the
+//!   node stops are answered there.
 //! * Deliberately absent: keys and values as an API (the serving node has it).
 //! * Source: DESIGN §4 "Log node".
 
@@ -16,6 +17,7 @@ mod understood;
 use self::answer::{Refused, json};
 use super::shared::Shared;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -25,20 +27,18 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use duramen_common::budget::Budget;
 use duramen_common::guard::HostGuard;
 use duramen_common::{Problem, ProblemKind};
+use duramen_transport::http::{Handler, HttpCollector, HttpStats, RequestBody, Stop, Stopper, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-
-/// How long requests under way may take once the node stops.
-const FAREWELL: Duration = Duration::from_secs(1);
+use tower_service::Service as _;
 
 /// Pages of records that are read at once; each holds up to a page, and what one fetch gave.
 const PAGES_MAX: usize = 4;
@@ -52,14 +52,30 @@ struct Api {
     answers: Budget,
     /// Turns to read a page.
     pages: Arc<Semaphore>,
-    stopped: watch::Receiver<bool>,
+    stop: Stop,
 }
 
 /// The HTTP server of a node.
 pub(super) struct HttpServer {
     addr: SocketAddr,
-    stop: watch::Sender<bool>,
+    stopper: Stopper,
+    grace: Duration,
     task: JoinHandle<()>,
+}
+
+/// Answers by axum's routes.
+#[derive(Clone)]
+struct ByRoutes(Router);
+
+impl Handler for ByRoutes {
+    type Body = Body;
+
+    async fn answer(&self, request: axum::http::Request<RequestBody>) -> Response {
+        match self.0.clone().call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
 }
 
 impl HttpServer {
@@ -67,22 +83,17 @@ impl HttpServer {
     pub(super) fn start(listener: TcpListener, shared: Arc<Shared>) -> HttpServer {
         let addr = listener.local_addr().expect("a bound listener has an address");
         let guard = Arc::new(HostGuard::listening_on(addr, shared.config.http_origins.clone()));
-        let (stop, stopped) = watch::channel(false);
+        let stopper = Stopper::default();
+        let limits = shared.config.http.clone();
+        let stats = Arc::new(HttpStats::default());
+        let collector = Box::new(HttpCollector(Arc::clone(&stats)));
+        shared.registry.lock().sub_registry_with_prefix("duramen").register_collector(collector);
         let answers = Budget::new(shared.config.limits.answer_bytes_max);
         let pages = Arc::new(Semaphore::new(PAGES_MAX));
-        let router = router(Api { shared, guard, answers, pages, stopped: stopped.clone() });
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY is not set");
-            }
-        });
-        let task = tokio::spawn(async move {
-            let serving = axum::serve(listener, router).with_graceful_shutdown(until(stopped));
-            if let Err(error) = serving.await {
-                tracing::warn!(%error, "the HTTP server ended");
-            }
-        });
-        HttpServer { addr, stop, task }
+        let routes = ByRoutes(router(Api { shared, guard, answers, pages, stop: stopper.stop() }));
+        let grace = limits.stop_grace;
+        let task = tokio::spawn(serve(listener, routes, limits, stats, stopper.stop()));
+        HttpServer { addr, stopper, grace, task }
     }
 
     /// Where it listens.
@@ -90,21 +101,15 @@ impl HttpServer {
         self.addr
     }
 
-    /// Stops listening; what is under way is answered, or cut off a little later.
+    /// Stops listening. What is under way ends by itself, or is answered a little later that the node stops.
     pub(super) async fn shutdown(self) {
-        self.stop.send_replace(true);
-        let task = self.task;
-        let aborter = task.abort_handle();
-        if timeout(FAREWELL, task).await.is_err() {
-            aborter.abort();
+        self.stopper.ask();
+        let mut task = self.task;
+        if timeout(self.grace, &mut task).await.is_err() {
+            self.stopper.end_grace();
+            let _ = task.await;
         }
     }
-}
-
-/// Returns when the node stops.
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _ = stopped.wait_for(|&stopped| stopped).await;
 }
 
 fn router(api: Api) -> Router {
@@ -134,9 +139,12 @@ async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response
     } else if let Err(problem) = understood::check(&request) {
         Refused::from(problem).into_response()
     } else {
+        // An append ends by itself, in words that say what may have happened.
+        let is_append = method == Method::POST;
         tokio::select! {
+            biased;
             response = next.run(request) => response,
-            () = until(api.stopped.clone()) => Refused::from(cut_off(&method)).into_response(),
+            () = api.stop.overtime(), if !is_append => Refused::from(cut_off()).into_response(),
         }
     };
     if let Some(origin) = origin.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
@@ -150,12 +158,8 @@ async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response
     response
 }
 
-/// What a request is answered that still runs when the node stops.
-fn cut_off(method: &Method) -> Problem {
-    if *method == Method::POST {
-        let detail = "this node is stopping; what was sent may or may not be appended";
-        return Problem::new(ProblemKind::OutcomeUnknown, detail);
-    }
+/// What a read is answered that still waits when the node stops.
+fn cut_off() -> Problem {
     Problem::new(ProblemKind::NoLeader, "this node is stopping: nothing was read, ask another node")
 }
 
@@ -203,18 +207,5 @@ async fn metrics(State(api): State<Api>) -> Response {
             ([(CONTENT_TYPE, kind)], text).into_response()
         }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_append_that_is_cut_off_has_an_unknown_outcome() {
-        assert_eq!(cut_off(&Method::POST).kind, ProblemKind::OutcomeUnknown);
-        for method in [Method::GET, Method::HEAD] {
-            assert_eq!(cut_off(&method).kind, ProblemKind::NoLeader);
-        }
     }
 }

@@ -50,7 +50,12 @@ pub(super) async fn records(
     let partition = parse_partition(partition)?;
     let here = running.partition(partition)?;
     let page = parse_page(query.as_deref().unwrap_or_default())?;
-    let place = Place { history: running.cluster.history, partition, partitions: running.cluster.partitions };
+    let place = Place {
+        history: running.cluster.history,
+        partition,
+        partitions: running.cluster.partitions,
+        value_bytes_max: api.shared.config.value_bytes_max,
+    };
     if page.wait_ms > 0 {
         // Parked without holding anything; what comes is read again below.
         let request = FetchRequest { partition, from: page.from, bytes_max: 1, wait_ms: page.wait_ms, last: None };

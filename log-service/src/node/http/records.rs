@@ -20,6 +20,8 @@ pub(super) struct Place {
     pub(super) history: HistoryId,
     pub(super) partition: PartitionId,
     pub(super) partitions: u16,
+    /// Longest value, and longest event. Unit: bytes.
+    pub(super) value_bytes_max: usize,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +75,7 @@ pub(super) fn parse_line(line: &[u8], place: Place) -> Result<Record, Problem> {
             if json.value.is_some() || json.delete || !json.guards.is_empty() {
                 return Err(bad_request("an event has a key at most: no value, delete or guards"));
             }
+            check_value("the event", &payload.0, place)?;
             Ok(Record::event(json.key.map(|key| key.0), payload.0))
         }
         (None, updates) => {
@@ -101,7 +104,10 @@ pub(super) fn parse_line(line: &[u8], place: Place) -> Result<Record, Problem> {
 fn parse_update(update: UpdateJson, place: Place) -> Result<Update, Problem> {
     check_key(&update.key.0, place)?;
     match (update.value, update.delete) {
-        (Some(value), false) => Ok(Update { key: update.key.0, value: Some(value.0) }),
+        (Some(value), false) => {
+            check_value("the value", &value.0, place)?;
+            Ok(Update { key: update.key.0, value: Some(value.0) })
+        }
         (None, true) => Ok(Update { key: update.key.0, value: None }),
         _ => Err(bad_request("an update has either a value or \"delete\": true")),
     }
@@ -146,6 +152,16 @@ fn check_key(key: &[u8], place: Place) -> Result<(), Problem> {
     }
     let detail = format!("a key belongs to partition {home}, not {}: nobody would find it here", place.partition);
     Err(Problem::new(ProblemKind::ManyPartitions, detail).with("partition", home.get()))
+}
+
+/// The same limit as at a serving node, so that whatever is in the log can be written there too.
+pub(super) fn check_value(what: &str, value: &[u8], place: Place) -> Result<(), Problem> {
+    let limit = place.value_bytes_max;
+    if value.len() <= limit {
+        return Ok(());
+    }
+    let detail = format!("{what} is over the limit of {limit} bytes (value-bytes-max): send less");
+    Err(Problem::new(ProblemKind::TooLarge, detail).with("limit", limit))
 }
 
 fn bad_request(detail: impl Into<String>) -> Problem {
@@ -230,7 +246,12 @@ mod tests {
     use duramen_common::batch::RecordSetBuilder;
 
     fn place() -> Place {
-        Place { history: HistoryId::from_bits(0x00c7_f3a1), partition: PartitionId::new(0), partitions: 1 }
+        Place {
+            history: HistoryId::from_bits(0x00c7_f3a1),
+            partition: PartitionId::new(0),
+            partitions: 1,
+            value_bytes_max: 1 << 20,
+        }
     }
 
     /// Goal: what `GET` gives, `POST` takes, and it is the same record.
