@@ -16,7 +16,7 @@ use duramen_common::{Offset, PartitionId};
 use std::ops::Bound;
 
 /// Bumped when the bytes change; an index of another format is wiped.
-pub(crate) const INDEX_FORMAT: u32 = 1;
+pub(crate) const INDEX_FORMAT: u32 = 2;
 /// Offsets that one chunk of outcomes covers.
 pub(crate) const CHUNK_OFFSETS: u64 = 512;
 /// Bytes before the value.

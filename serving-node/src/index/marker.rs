@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(ours.judge(&other_boot(Left::Open)), Err(WipeReason::MachineRestarted));
         let unknown = |left| Marker { boot_id: String::new(), ..marker(left) };
         assert_eq!(unknown(Left::Opening).judge(&unknown(Left::Open)), Err(WipeReason::MachineRestarted));
-        assert!(ours.judge(&Marker { format: 2, ..marker(Left::Clean) }).is_err());
+        assert!(ours.judge(&Marker { format: INDEX_FORMAT + 1, ..marker(Left::Clean) }).is_err());
         assert!(ours.judge(&Marker { history: "000001".to_owned(), ..marker(Left::Clean) }).is_err());
         assert!(ours.judge(&Marker { index: IndexKind::Fjall, ..marker(Left::Clean) }).is_err());
     }

@@ -26,8 +26,14 @@ fn contents(index: &dyn Index, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: us
 }
 
 fn batches() -> impl Strategy<Value = Vec<BTreeMap<Vec<u8>, Option<Vec<u8>>>>> {
-    let key = proptest::collection::vec(prop_oneof![Just(0u8), Just(255), any::<u8>()], 1..4);
-    let value = proptest::option::weighted(0.7, proptest::collection::vec(any::<u8>(), 0..40));
+    // What begins with three bytes of ff belongs to the index itself.
+    let key = proptest::collection::vec(prop_oneof![Just(0u8), Just(255), any::<u8>()], 1..4)
+        .prop_filter("reserved", |key| !key.starts_with(&[255; 3]));
+    let small = proptest::collection::vec(any::<u8>(), 0..40);
+    // Around the length of a piece, and many of them.
+    let large = (any::<u8>(), prop_oneof![5_118usize..5_123, 10_239usize..10_242, Just(100_000)])
+        .prop_map(|(byte, length)| (0..length).map(|at| byte.wrapping_add((at / 5_120) as u8)).collect());
+    let value = proptest::option::weighted(0.7, prop_oneof![4 => small, 1 => large]);
     proptest::collection::vec(proptest::collection::btree_map(key, value, 0..20), 0..12)
 }
 

@@ -1,0 +1,259 @@
+//! A map in one folder of sled: the caller's whole values outside, pieces inside.
+//!
+//! * A write looks up what it replaces: so the old value's pieces are known, and the tally stays exact. The leaf is needed for
+//!   the write anyway.
+//! * A point read is two steps where a value is cut. When the pieces are not there, the stub is read again: another stub means
+//!   that a write came between, the same one means damage.
+//! * Invariant: a stub is found only with its pieces, also after a kill: they are in sled's log before it, and removed after it.
+//! * Source: ADR 0013.
+
+use super::pieces::{
+    PIECE_BYTES, RESERVED, Stored, Stub, TALLY_KEY, Tally, decode, encode_whole, is_reserved, piece_key,
+};
+use crate::index::{IndexError, Visit, Writes};
+use bytes::Bytes;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Pieces that are written or removed at once.
+const STEP_PIECES: usize = 50;
+
+/// How a folder is opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MapConfig {
+    pub cache_bytes: u64,
+    pub flush_every_ms: u64,
+}
+
+pub(super) struct Map {
+    db: Option<sled::Db>,
+    folder: PathBuf,
+    is_retired: AtomicBool,
+}
+
+pub(super) fn failed(action: &'static str) -> impl FnOnce(sled::Error) -> IndexError {
+    move |error| IndexError { kind: "sled", action, reason: error.to_string() }
+}
+
+fn damaged(what: &str) -> IndexError {
+    IndexError { kind: "sled", action: "reading", reason: format!("damaged: {what}") }
+}
+
+/// Frees what a batch of `writes` has replaced. sled copies a node at every insert and leaves the old one to epoch
+/// collection, which runs once in 128 pins; a batch pins once, so that without this hundreds of megabytes of old nodes
+/// pile up behind large batches. One flush collects at most 8 bags of 64; three epochs must pass.
+fn collect_garbage(writes: usize) {
+    for _ in 0..3 + writes / 128 {
+        crossbeam_epoch::pin().flush();
+    }
+}
+
+impl Map {
+    /// Opens what is there, or makes it; with its tally.
+    pub fn open(folder: &Path, config: MapConfig) -> Result<(Map, Tally), IndexError> {
+        let db = sled::Config::new()
+            .path(folder)
+            .cache_capacity(config.cache_bytes)
+            .flush_every_ms(Some(config.flush_every_ms))
+            .open()
+            .map_err(failed("opening"))?;
+        let tally = match db.get(TALLY_KEY).map_err(failed("reading the tally"))? {
+            Some(bytes) => Tally::decode(&bytes).ok_or_else(|| damaged("the tally has the wrong length"))?,
+            None if db.is_empty() => Tally::default(),
+            None => return Err(damaged("the tally is missing")),
+        };
+        Ok((Map { db: Some(db), folder: folder.to_path_buf(), is_retired: AtomicBool::new(false) }, tally))
+    }
+
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("a map has its database until it is dropped")
+    }
+
+    /// Another folder counts now: this one is removed once nobody reads in it any more.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A key's value.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
+        if is_reserved(key) {
+            return Ok(None);
+        }
+        let mut overtaken = None;
+        loop {
+            let Some(stored) = self.stored(key)? else { return Ok(None) };
+            let stub = match decode(&stored).ok_or_else(|| damaged("an entry"))? {
+                Stored::Whole(value) => return Ok(Some(Bytes::copy_from_slice(value))),
+                Stored::Cut(stub) => stub,
+            };
+            if let Some(value) = self.assemble(stub)? {
+                return Ok(Some(value));
+            }
+            // Each turn has seen another write of this key.
+            if overtaken.replace(stub) == Some(stub) {
+                return Err(damaged("pieces of a value are missing or wrong"));
+            }
+        }
+    }
+
+    fn stored(&self, key: &[u8]) -> Result<Option<sled::IVec>, IndexError> {
+        self.db().get(key).map_err(failed("reading"))
+    }
+
+    /// The value that a stub leads to; `None` when its pieces are not there as it says.
+    fn assemble(&self, stub: Stub) -> Result<Option<Bytes>, IndexError> {
+        let count = stub.count();
+        let mut value = Vec::with_capacity(count as usize * PIECE_BYTES);
+        let pieces = self.db().range(piece_key(stub.generation, 0)..piece_key(stub.generation, count));
+        for (number, piece) in (0..count).zip(pieces) {
+            let (key, bytes) = piece.map_err(failed("reading pieces"))?;
+            if key != piece_key(stub.generation, number) || bytes.len() > PIECE_BYTES {
+                return Ok(None);
+            }
+            value.extend_from_slice(&bytes);
+        }
+        Ok(stub.fits(&value).then(|| Bytes::from(value)))
+    }
+
+    /// Visits the caller's keys in order until told to break.
+    pub fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, visit: Visit<'_>) -> Result<(), IndexError> {
+        let end = match end {
+            Bound::Included(key) | Bound::Excluded(key) if !is_reserved(key) => end,
+            _ => Bound::Excluded(RESERVED),
+        };
+        if let Bound::Included(start) | Bound::Excluded(start) = start
+            && is_reserved(start)
+        {
+            return Ok(());
+        }
+        for entry in self.db().range::<&[u8], _>((start, end)) {
+            let (key, stored) = entry.map_err(failed("reading a range"))?;
+            let shown = match decode(&stored).ok_or_else(|| damaged("an entry"))? {
+                Stored::Whole(value) => visit(&key, value),
+                // Read anew: a write may have come between, and the key may be gone.
+                Stored::Cut(_) => match self.get(&key)? {
+                    Some(value) => visit(&key, &value),
+                    None => continue,
+                },
+            };
+            if shown.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies writes, all or none; says how many bytes of entries came and went. The tally is right only if this succeeds.
+    ///
+    /// New pieces go first, while nothing leads to them, then in one batch the stubs and everything else, then the old pieces
+    /// are removed. sled finds again what it logged up to some point, so that a kill in between leaves at most pieces that
+    /// nothing leads to; the next copy drops them.
+    pub fn write(&self, tally: &mut Tally, writes: Writes) -> Result<u64, IndexError> {
+        let mut batch = Vec::with_capacity(writes.len() + 1);
+        let (mut made, mut dropped, mut churned) = (Vec::new(), Vec::new(), 0);
+        for (key, value) in writes {
+            if is_reserved(&key) {
+                let reason = "keys that begin with ff ff ff belong to the index".to_owned();
+                return Err(IndexError { kind: "sled", action: "writing", reason });
+            }
+            if let Some(stored) = self.stored(&key)? {
+                let old = decode(&stored).ok_or_else(|| damaged("an entry"))?;
+                if let Stored::Cut(stub) = old {
+                    dropped.extend((0..stub.count()).map(|number| (piece_key(stub.generation, number), None)));
+                }
+                let weight = Tally::stored_weight(&key, old);
+                tally.live_bytes = tally.live_bytes.saturating_sub(weight);
+                churned += weight;
+            }
+            let Some(value) = value else {
+                batch.push((key, None));
+                continue;
+            };
+            let weight = Tally::weight(&key, value.len());
+            tally.live_bytes += weight;
+            churned += weight;
+            if value.len() <= PIECE_BYTES {
+                batch.push((key, Some(encode_whole(value))));
+                continue;
+            }
+            let stub = Stub::of(tally.next_generation, &value).ok_or_else(|| IndexError {
+                kind: "sled",
+                action: "writing",
+                reason: format!("a value of {} bytes is too long", value.len()),
+            })?;
+            tally.next_generation += 1;
+            let pieces = (0..).zip(value.chunks(PIECE_BYTES));
+            made.extend(pieces.map(|(number, piece)| (piece_key(stub.generation, number), Some(piece.to_vec()))));
+            batch.push((key, Some(stub.encode())));
+        }
+        batch.push((TALLY_KEY.to_vec(), Some(tally.encode())));
+        self.apply_in_steps(made)?;
+        self.apply(batch)?;
+        self.apply_in_steps(dropped)?;
+        Ok(churned)
+    }
+
+    /// Applies a few pieces at a time and waits until they are written. sled writes its buffers on seven threads, and comes to
+    /// a stop for good when all of them wait for an allocation that itself waits for the file to be cut, behind them in the
+    /// queue. A few pieces are two buffers.
+    fn apply_in_steps(&self, mut writes: Writes) -> Result<(), IndexError> {
+        while !writes.is_empty() {
+            let rest = writes.split_off(writes.len().min(STEP_PIECES));
+            self.apply(std::mem::replace(&mut writes, rest))?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// One atomic batch.
+    fn apply(&self, writes: Writes) -> Result<(), IndexError> {
+        let mut batch = sled::Batch::default();
+        let count = writes.len();
+        for (key, value) in writes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.db().apply_batch(batch).map_err(failed("writing"))?;
+        collect_garbage(count);
+        Ok(())
+    }
+
+    /// Hands everything to the kernel.
+    pub fn flush(&self) -> Result<(), IndexError> {
+        self.db().flush().map(drop).map_err(failed("flushing"))
+    }
+
+    /// Brings everything onto the medium: sled on Linux leaves that to the kernel.
+    pub fn sync(&self) -> Result<(), IndexError> {
+        self.flush()?;
+        crate::index::store::sync_tree(&self.folder).map_err(|error| IndexError {
+            kind: "sled",
+            action: "syncing files",
+            reason: error.to_string(),
+        })
+    }
+
+    #[cfg(test)]
+    pub fn raw(&self) -> &sled::Db {
+        self.db()
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // Its files are its own until here.
+        drop(self.db.take());
+        if self.is_retired.load(Ordering::Acquire)
+            && let Err(error) = std::fs::remove_dir_all(&self.folder)
+        {
+            tracing::warn!(folder = %self.folder.display(), %error, "not removed now: the next start removes it");
+        }
+    }
+}
