@@ -2,7 +2,7 @@
 
 use crate::e2e;
 use duramen_tests::harness::cluster::{PATIENCE, Plan};
-use duramen_tests::harness::http::kv;
+use duramen_tests::harness::http::{Http, kv};
 use duramen_tests::harness::{Answer, Cluster, until};
 use rustix::process::Signal;
 use serde_json::json;
@@ -33,12 +33,11 @@ fn closes(answer: &Answer) {
     assert!(answer.header("retry-after").is_some(), "{answer}");
 }
 
-/// How many connections a node has open, by its own metrics or those of the kernel: sockets among its files.
-fn sockets(pid: u32) -> usize {
-    let listed = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    listed
-        .filter(|file| std::fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
-        .count()
+/// A number of a node's metrics.
+async fn metric(http: &Http, name: &str) -> u64 {
+    let text = http.get("/metrics").limit(PATIENCE).expect(200).await.text();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in {text}"))
 }
 
 type Asked = JoinHandle<Answer>;
@@ -49,7 +48,6 @@ e2e! {
     async fn who_waits_at_a_serving_node_is_answered(places: 1, seconds: 120) {
         let mut cluster = without_majority().await;
         let http = cluster.http(0);
-        let before = sockets(cluster.serving[0].pid());
         let ask = |call: duramen_tests::harness::http::Call| -> Asked { tokio::spawn(call.wait(30).limit(PATIENCE).ok()) };
         let gets: Vec<Asked> = (0..5).map(|number| ask(http.get(kv(format!("g{number}"))))).collect();
         let puts: Vec<Asked> = (0..5).map(|number| ask(http.put(kv(format!("p{number}")), "v"))).collect();
@@ -62,10 +60,10 @@ e2e! {
         let mut feed = TcpStream::connect(http.addr()).await.expect("it listens");
         let head = format!("GET /v1/feed?from={history}. HTTP/1.1\r\nHost: localhost\r\n\r\n");
         feed.write_all(head.as_bytes()).await.expect("it reads");
-        let pid = cluster.serving[0].pid();
+        // The bodies of six puts, each of a byte, a batch and a transaction are held, and the reads were sent before them.
         until("all to be there", PATIENCE, || async {
-            let now = sockets(pid);
-            if now >= before + 15 { Ok(()) } else { Err(format!("{now} sockets, {before} before")) }
+            let (held, feeds) = (metric(&http, "duramen_http_body_bytes").await, metric(&http, "duramen_http_feeds").await);
+            if held >= 154 && feeds == 1 { Ok(()) } else { Err(format!("{held} bytes of bodies, {feeds} feeds")) }
         })
         .await;
         let began = tokio::time::Instant::now();
@@ -102,14 +100,12 @@ e2e! {
     async fn who_waits_at_a_log_node_is_answered(places: 1, seconds: 120) {
         let mut cluster = without_majority().await;
         let http = cluster.log_http(2);
-        let before = sockets(cluster.log[2].pid());
         let fetch = tokio::spawn(http.get("/v1/log/0?from=1&wait=30").limit(PATIENCE).ok());
         let event = http.call("POST", "/v1/log/0").header("content-type", "application/octet-stream").body("an event");
         let append = tokio::spawn(event.wait(30).limit(PATIENCE).ok());
-        let pid = cluster.log[2].pid();
         until("both to be there", PATIENCE, || async {
-            let now = sockets(pid);
-            if now >= before + 2 { Ok(()) } else { Err(format!("{now} sockets, {before} before")) }
+            let held = metric(&http, "duramen_http_body_bytes").await;
+            if held == 8 { Ok(()) } else { Err(format!("{held} bytes of bodies")) }
         })
         .await;
         assert!(cluster.log[2].stop(PATIENCE).await.success());

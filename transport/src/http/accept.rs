@@ -137,6 +137,8 @@ async fn attend<H: Handler>(shared: Arc<Shared<H>>, stream: TcpStream, place: Pl
     let mut is_stopping = false;
     let ended = loop {
         tokio::select! {
+            // First what has come: a request that is here when the stop is asked for is answered.
+            biased;
             ended = &mut connection => break Ok(ended),
             cut = activity.cut() => break Err(cut),
             () = shared.stop.asked(), if !is_stopping => {
