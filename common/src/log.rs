@@ -45,8 +45,44 @@ pub trait Log: Send + Sync + 'static {
     /// The cluster as the log knows it.
     fn cluster(&self, timeout: Duration) -> BoxFuture<'_, Result<ClusterInfo, ClusterError>>;
 
-    /// Tells the log about a serving node.
+    /// Tells the log about a serving node. Repeated every few seconds while the node lives, so that its name stays its own.
     fn register(&self, serving_node: ServingNodeInfo, timeout: Duration) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// Asks every configured node which history it is of, and takes nothing over. Without an implementation of its own a log
+    /// is one node.
+    fn survey(&self, timeout: Duration) -> BoxFuture<'_, Vec<Surveyed>> {
+        Box::pin(async move {
+            let history = match self.cluster(timeout).await {
+                Ok(cluster) => Ok(cluster.history),
+                Err(ClusterError::OtherHistory { theirs, .. }) => Ok(theirs),
+                Err(error) => Err(error.to_string()),
+            };
+            vec![Surveyed { addr: "the log".to_owned(), history }]
+        })
+    }
+
+    /// What is wrong now with the log's nodes, as seen from here.
+    fn problems(&self) -> Vec<LogProblem> {
+        Vec::new()
+    }
+}
+
+/// What one node said about its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surveyed {
+    /// Where it was asked.
+    pub addr: String,
+    /// Its history, or why it is not known.
+    pub history: Result<HistoryId, String>,
+}
+
+/// What is wrong with a node of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogProblem {
+    /// Whether the node belongs to another history; otherwise it cannot be reached.
+    pub is_foreign: bool,
+    /// One sentence: which node, what is wrong, what to do.
+    pub text: String,
 }
 
 /// One batch with its name.
@@ -221,6 +257,16 @@ pub enum ClusterError {
         waited_ms: u64,
         /// What the last attempt met.
         reason: String,
+    },
+    /// Another serving node of this name is alive.
+    #[error(
+        "the name {name} is in use by the serving node at {http_addr}: stop that one, or give this one another name"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where the other one is.
+        http_addr: String,
     },
     /// The answer is of another cluster than this client was talking to.
     #[error("the log's history is {theirs}, not {ours}: this node's data is of another cluster")]

@@ -168,11 +168,13 @@ pub struct ClusterInfo {
     pub leaders: Vec<Option<NodeId>>,
 }
 
-/// A serving node tells the cluster about itself; repeated at each start.
+/// A serving node tells the cluster about itself; repeated every few seconds while it lives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RegisterRequest {
     /// Who.
     pub serving_node: ServingNodeInfo,
+    /// Drawn at each start of the process, so that two that run are told from one that restarted.
+    pub incarnation: u64,
 }
 
 /// Why a log node did not do it.
@@ -241,6 +243,14 @@ pub enum LogRefusal {
         from: Offset,
         /// Where this log ends.
         committed_end: Offset,
+    },
+    /// Another serving node of this name is alive. Nothing was done.
+    #[error("the name {name} is in use by the serving node at {http_addr}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where the other one is.
+        http_addr: String,
     },
     /// This node cannot answer now (starting, stopping, no quorum). Nothing was done.
     #[error("not available now: {reason}")]

@@ -354,6 +354,7 @@ fn definite_refusal(error: &AskError) -> Option<AppendError> {
             Some(AppendError::TooLarge { what: what.clone(), size: *size, limit: *limit })
         }
         LogRefusal::Invalid { .. }
+        | LogRefusal::NameTaken { .. }
         | LogRefusal::UnknownPartition { .. }
         | LogRefusal::Compacted { .. }
         | LogRefusal::OtherLog { .. } => Some(AppendError::Invalid { reason: refusal.to_string() }),

@@ -5,11 +5,12 @@
 
 use super::LogClientConfig;
 use super::directory::{Directory, OtherHistory};
+use super::health::Health;
 use bytes::Bytes;
-use duramen_common::codec;
 use duramen_common::planted::{Plant, is_planted};
 use duramen_common::protocol::{ClusterInfo, ClusterRequest, LogRefusal, service};
 use duramen_common::seams::Seams;
+use duramen_common::{HistoryId, codec};
 use duramen_transport::{CallError, Peer, Transport};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use tokio::time::Instant;
 pub(super) struct Shared {
     pub(super) config: LogClientConfig,
     pub(super) directory: Directory,
+    pub(super) health: Health,
+    /// Names this process among those that register under one name.
+    pub(super) incarnation: u64,
     transport: Arc<dyn Transport>,
     seams: Seams,
     /// When the cluster was last asked for; held while it is.
@@ -58,7 +62,9 @@ impl Shared {
         seams: Seams,
         directory: Directory,
     ) -> Shared {
-        Shared { config, directory, transport, seams, refreshed_at: tokio::sync::Mutex::new(None) }
+        let incarnation = seams.entropy.bits() as u64;
+        let refreshed_at = tokio::sync::Mutex::new(None);
+        Shared { config, directory, health: Health::default(), incarnation, transport, seams, refreshed_at }
     }
 
     pub(super) fn attempt_timeout(&self, deadline: Instant) -> Duration {
@@ -113,9 +119,27 @@ impl Shared {
         let answer = self.send(peer, service::CLUSTER, body, timeout).await?;
         let info: ClusterInfo = decode(peer, &answer)?;
         match self.directory.adopt(peer, &info) {
-            Ok(()) => Ok(info),
-            Err(other) => Err(AskError::OtherHistory { addr: peer.addr.clone(), other }),
+            Ok(()) => {
+                self.health.well(&peer.addr);
+                Ok(info)
+            }
+            Err(other) => {
+                self.health.foreign(&peer.addr, other);
+                Err(AskError::OtherHistory { addr: peer.addr.clone(), other })
+            }
         }
+    }
+
+    /// Which history a node is of, whatever ours is.
+    pub(super) async fn history_of(&self, peer: &Peer, timeout: Duration) -> Result<HistoryId, String> {
+        let asked = self.transport.call(peer, service::CLUSTER, codec::encode(&ClusterRequest {}), timeout).await;
+        let error = match asked.map_err(AskError::from).and_then(|answer| decode::<ClusterInfo>(peer, &answer)) {
+            Ok(info) => return Ok(info.history),
+            Err(AskError::Call(CallError::Refused { history: Some(history), .. })) => return Ok(history),
+            Err(error) => error,
+        };
+        // A node whose groups are starting does not describe its cluster yet; it has said which that is.
+        self.transport.welcome(peer).and_then(|welcome| welcome.history).ok_or_else(|| error.to_string())
     }
 
     async fn call(&self, peer: &Peer, service: u8, body: Bytes, timeout: Duration) -> Result<Bytes, AskError> {
@@ -129,15 +153,24 @@ impl Shared {
 
     async fn send(&self, peer: &Peer, service: u8, body: Bytes, timeout: Duration) -> Result<Bytes, AskError> {
         let error = match self.transport.call(peer, service, body, timeout).await {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                if service != service::CLUSTER {
+                    self.health.well(&peer.addr);
+                }
+                return Ok(answer);
+            }
             Err(error) => error,
         };
         match (&error, self.directory.pin().get()) {
             (CallError::Refused { addr, history: Some(theirs), .. }, Some(ours)) if ours != *theirs => {
                 let other = OtherHistory { ours, theirs: *theirs };
+                self.health.foreign(addr, other);
                 Err(AskError::OtherHistory { addr: addr.clone(), other })
             }
-            _ => Err(error.into()),
+            _ => {
+                self.health.failed(&peer.addr, &error.to_string());
+                Err(error.into())
+            }
         }
     }
 

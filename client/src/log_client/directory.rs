@@ -45,6 +45,16 @@ impl Directory {
         &self.pin
     }
 
+    /// The configured nodes.
+    pub(super) fn seeds(&self) -> &[Peer] {
+        &self.seeds
+    }
+
+    /// The number of the node at this address, if known.
+    pub(super) fn node_at(&self, addr: &str) -> Option<NodeId> {
+        self.state.lock().nodes.iter().find(|peer| peer.addr == addr)?.node
+    }
+
     /// Takes over a cluster's description, as `from` gave it. Leader hints that we have stay: they came from elections
     /// that we saw, and are dropped when they prove wrong.
     pub(super) fn adopt(&self, from: &Peer, info: &ClusterInfo) -> Result<(), OtherHistory> {

@@ -1,7 +1,7 @@
 //! `LogClient`: the log, spoken to over the framed transport. Implements [`duramen_common::log::Log`].
 //!
 //! * `directory`: who the log nodes are, who leads, how far each log is known to reach. `ask`: one question to one node.
-//!   `route`: whom to ask next. `append`: one actor a partition. `read`: fetch, tail, cluster, register.
+//!   `health`: which nodes fail or are of another history. `route`: whom to ask next. `append`: one actor a partition. `read`: fetch, tail, cluster, register.
 //! * Invariant: the history of the first contact is kept; nodes of another are never used.
 //! * Invariant: what may have happened is never called a failure, and a retry carries the same ids.
 //! * Deliberately absent: HTTP, keys, what records mean.
@@ -11,6 +11,7 @@ mod append;
 mod ask;
 mod coalesce;
 mod directory;
+mod health;
 mod read;
 mod route;
 mod waiting;
@@ -20,7 +21,7 @@ use ask::Shared;
 use directory::Directory;
 use duramen_common::batch::RecordSet;
 use duramen_common::limits::PARTITIONS_MAX;
-use duramen_common::log::{AppendError, ClusterError, FetchError, Fetched, Log, TailError};
+use duramen_common::log::{AppendError, ClusterError, FetchError, Fetched, Log, LogProblem, Surveyed, TailError};
 use duramen_common::protocol::{AppendedRun, BatchId, ClusterInfo, ServingNodeInfo, TailAnswer};
 use duramen_common::seams::Seams;
 use duramen_common::{HistoryId, Offset, PartitionId};
@@ -199,6 +200,14 @@ impl Log for LogClient {
 
     fn register(&self, serving_node: ServingNodeInfo, timeout: Duration) -> BoxFuture<'_, Result<(), ClusterError>> {
         Box::pin(self.inner.shared.register(serving_node, timeout))
+    }
+
+    fn survey(&self, timeout: Duration) -> BoxFuture<'_, Vec<Surveyed>> {
+        Box::pin(self.inner.shared.survey(timeout))
+    }
+
+    fn problems(&self) -> Vec<LogProblem> {
+        self.inner.shared.health.problems(&self.inner.shared.directory)
     }
 }
 

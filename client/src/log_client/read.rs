@@ -10,13 +10,15 @@ use super::route::Route;
 use bytes::Bytes;
 use duramen_common::batch::{BatchError, RecordBatch};
 use duramen_common::limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX};
-use duramen_common::log::{ClusterError, FetchError, Fetched, FetchedBatch, TailError};
+use duramen_common::log::{ClusterError, FetchError, Fetched, FetchedBatch, Surveyed, TailError};
 use duramen_common::protocol::{
     BatchId, ClusterInfo, FetchAnswer, FetchRequest, LogRefusal, RegisterRequest, ServingNodeInfo, TailAnswer,
     TailRequest, service,
 };
 use duramen_common::{Offset, PartitionId, codec};
 use duramen_transport::CallError;
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Within this time, several who find the cluster lost ask for it once.
 const REFRESH_SHARED: Duration = Duration::from_millis(50);
+/// How long all nodes are asked for leaders that the first one does not know.
+const LEADERS_WAIT: Duration = Duration::from_millis(250);
 
 /// Keeps what is known of the cluster from growing old; ends by being aborted.
 pub(super) async fn refresh_now_and_then(shared: Arc<Shared>) {
@@ -132,7 +136,7 @@ impl Shared {
         let deadline = started + timeout;
         let mut round = 0;
         loop {
-            let error = match self.ask_any_for_cluster(deadline).await {
+            let error = match self.ask_all_for_cluster(deadline).await {
                 Ok(info) => return Ok(info),
                 Err(error) => error,
             };
@@ -145,9 +149,50 @@ impl Shared {
         }
     }
 
+    /// Everybody at once, because one that hangs must not hide what the others know. The first answer that knows every
+    /// leader is enough; otherwise the others are waited for a moment: one that is cut off knows less than they do.
+    async fn ask_all_for_cluster(&self, deadline: Instant) -> Result<ClusterInfo, AskError> {
+        let peers = self.directory.peers();
+        let wait = self.attempt_timeout(deadline);
+        let mut asked: FuturesUnordered<_> = peers.iter().map(|peer| self.ask_cluster(peer, wait)).collect();
+        let (mut found, mut failures) = (None::<ClusterInfo>, Failures::default());
+        let mut until = deadline;
+        while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
+            let info = match answer {
+                Ok(info) => info,
+                Err(error) => {
+                    failures.note(error);
+                    continue;
+                }
+            };
+            if let Some(known) = &mut found {
+                for (leader, other) in known.leaders.iter_mut().zip(info.leaders) {
+                    *leader = leader.or(other);
+                }
+            } else {
+                until = until.min(Instant::now() + LEADERS_WAIT);
+                found = Some(info);
+            }
+            if found.as_ref().is_some_and(|info| info.leaders.iter().all(Option::is_some)) {
+                break;
+            }
+        }
+        found.ok_or_else(|| failures.into_error())
+    }
+
+    /// What every configured node is of. Nothing is taken over: who asks has not decided yet to which history it belongs.
+    pub(super) async fn survey(&self, timeout: Duration) -> Vec<Surveyed> {
+        let asked = self.directory.seeds().iter().map(|peer| async move {
+            let history =
+                self.history_of(peer, timeout.min(Duration::from_millis(self.config.attempt_timeout_ms))).await;
+            Surveyed { addr: peer.addr.clone(), history }
+        });
+        join_all(asked).await
+    }
+
     pub(super) async fn register(&self, serving_node: ServingNodeInfo, timeout: Duration) -> Result<(), ClusterError> {
         let started = Instant::now();
-        let body = codec::encode(&RegisterRequest { serving_node });
+        let body = codec::encode(&RegisterRequest { serving_node, incarnation: self.incarnation });
         let asked = self.ask_leader(PartitionId::META, service::REGISTER, |_| body.clone(), started + timeout).await;
         asked.map_err(|error| cluster_error(error, started))
     }
@@ -297,7 +342,13 @@ pub(super) fn leader_named(error: &AskError) -> Option<duramen_common::NodeId> {
 
 /// Whether no other node and no time changes this refusal of a question.
 fn is_final(refusal: &LogRefusal) -> bool {
-    matches!(refusal, LogRefusal::UnknownPartition { .. } | LogRefusal::Invalid { .. } | LogRefusal::TooLarge { .. })
+    matches!(
+        refusal,
+        LogRefusal::UnknownPartition { .. }
+            | LogRefusal::Invalid { .. }
+            | LogRefusal::TooLarge { .. }
+            | LogRefusal::NameTaken { .. }
+    )
 }
 
 /// No particular node is to blame.
@@ -310,6 +361,7 @@ fn cluster_error(error: AskError, started: Instant) -> ClusterError {
         AskError::OtherHistory { other: OtherHistory { ours, theirs }, .. } => {
             ClusterError::OtherHistory { ours, theirs }
         }
+        AskError::Refusal(LogRefusal::NameTaken { name, http_addr }) => ClusterError::NameTaken { name, http_addr },
         error => ClusterError::Unavailable { waited_ms: millis(started.elapsed()), reason: error.to_string() },
     }
 }

@@ -13,6 +13,7 @@ use super::config::{RaftTimings, raft_config};
 use super::network::{self, Network};
 use super::peers_room::PeersRoom;
 use super::runtime::seeded;
+use super::standing::{Heard, Standing};
 use super::state_machine::StateMachine;
 use super::storage::LogStore;
 use super::types::{Appended, LogBatch, Raft, TypeConfig};
@@ -28,9 +29,10 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::error::{ClientWriteError, InitializeError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
-use openraft::{EmptyNode, ReadPolicy, ServerState};
+use openraft::{EmptyNode, Instant as _, ReadPolicy, ServerState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -121,6 +123,7 @@ pub struct Group {
     raft: Raft,
     log: PartitionLog,
     leading: watch::Receiver<Leading>,
+    heard: Heard,
     failure: watch::Receiver<Option<GroupFailure>>,
     watcher: JoinHandle<()>,
 }
@@ -157,7 +160,7 @@ impl Group {
         let (leading_out, leading) = watch::channel(Leading::Elsewhere { leader: None });
         let (failure_out, failure) = watch::channel(None);
         let watcher = tokio::spawn(watch_group(raft.clone(), node, partition, leading_out, failure_out));
-        Ok(Group { partition, raft, log: parts.log, leading, failure, watcher })
+        Ok(Group { partition, raft, log: parts.log, leading, heard: Heard::default(), failure, watcher })
     }
 
     /// Gives a group that has never had a membership its first one: this cluster's nodes. Harmless on any other; every
@@ -180,6 +183,27 @@ impl Group {
     #[must_use]
     pub fn leading(&self) -> watch::Receiver<Leading> {
         self.leading.clone()
+    }
+
+    /// What is known now: a leader counts only when it was confirmed not longer ago than `within`.
+    #[must_use]
+    pub fn standing(&self, within: Duration) -> Standing {
+        match *self.leading.borrow() {
+            Leading::Here { .. } if self.has_majority(within) => Standing::LeadsHere,
+            Leading::Here { .. } => Standing::WithoutMajority,
+            Leading::Elsewhere { leader: Some(leader) } if self.heard.is_of(leader, within) => {
+                Standing::Follows { leader }
+            }
+            Leading::Elsewhere { .. } => Standing::Unknown,
+        }
+    }
+
+    /// Whether a majority has answered this leader not longer ago than `within`.
+    fn has_majority(&self, within: Duration) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_alone = metrics.membership_config.membership().voter_ids().count() == 1;
+        is_alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() <= within)
     }
 
     /// Why the group stopped, when it did by itself.
@@ -245,7 +269,7 @@ impl Group {
 
     /// Answers a peer. `has_room` is asked before records are taken.
     pub async fn answer(&self, message: PeerMessage, has_room: impl Fn(Need) -> bool) -> Bytes {
-        network::answer(&self.raft, &self.log, message, has_room).await
+        network::answer(&self.raft, &self.log, message, has_room, &self.heard).await
     }
 
     /// Stops taking part. Proposals under way are answered as unknown.

@@ -9,6 +9,7 @@ pub mod group;
 mod network;
 mod peers_room;
 mod runtime;
+mod standing;
 pub mod state_machine;
 pub mod storage;
 #[cfg(feature = "testing")]
@@ -19,6 +20,7 @@ pub(crate) mod wire;
 pub use config::RaftTimings;
 pub use group::{Group, GroupFailure, GroupParts, Leading, Proposal, ProposeFailure, ReadIndexFailure};
 pub use peers_room::PeersRoom;
+pub use standing::Standing;
 pub use state_machine::CommittedObserver;
 pub use wire::PeerMessage;
 

@@ -10,6 +10,7 @@
 //! * Source: DESIGN D1, D2, D10.
 
 use super::peers_room::PeersRoom;
+use super::standing::Heard;
 use super::state_machine::Manifest;
 use super::storage::{to_raft, to_stored};
 use super::types::{LogId, Raft, TypeConfig, Vote, entry_id, log_id, raft_vote, stored_vote};
@@ -212,18 +213,24 @@ fn wire_id(id: Option<&LogId>) -> Option<EntryId> {
     id.map(entry_id)
 }
 
-/// Answers a peer's message at its group. `has_room` is asked where records come, and for what is said about this node's disk.
+/// Answers a peer's message at its group. `has_room` is asked where records come, and for what is said about this node's disk;
+/// a leader whose message was accepted is noted in `heard`.
 pub(super) async fn answer(
     raft: &Raft,
     log: &PartitionLog,
     message: PeerMessage,
     has_room: impl Fn(Need) -> bool,
+    heard: &Heard,
 ) -> Bytes {
     match message.0 {
         Asked::Append(message) => {
             let new_fits = has_room(Need::New);
             let asked = |need| if need == Need::New { new_fits } else { has_room(need) };
+            let leader = NodeId::new(message.vote.node);
             let reply = answer_append(raft, log, message, asked).await;
+            if matches!(reply, AppendReply::Success | AppendReply::PartialSuccess(_) | AppendReply::Conflict) {
+                heard.note(leader);
+            }
             codec::encode(&AppendAnswer { reply, has_room: new_fits })
         }
         Asked::Vote(message) => codec::encode(&answer_vote(raft, message, false).await),

@@ -14,6 +14,7 @@ use duramen_transport::http::HttpLimits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A log node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,13 @@ pub struct NodeLimits {
     pub timeout_ms_max: u64,
     /// What answers of the HTTP port may hold, over all connections, until their callers have taken them. Unit: bytes.
     pub answer_bytes_max: usize,
+    /// A leader that was not confirmed for this long is shown as unknown. Unit: milliseconds.
+    pub leader_silence_ms_max: u64,
+    /// A log node that could not be called for this long is named, and does not lead where the others can do without it.
+    /// Unit: milliseconds.
+    pub unreachable_ms_max: u64,
+    /// For this long after a serving node last registered, nobody else gets its name. Unit: milliseconds.
+    pub serving_name_ms: u64,
 }
 
 impl Default for NodeLimits {
@@ -52,6 +60,9 @@ impl Default for NodeLimits {
             batches_in_flight_max: 4,
             timeout_ms_max: 30_000,
             answer_bytes_max: 64 * 1024 * 1024,
+            leader_silence_ms_max: 3_000,
+            unreachable_ms_max: 5_000,
+            serving_name_ms: 6_000,
         }
     }
 }
@@ -120,12 +131,24 @@ impl LogNodeConfig {
     /// What is wrong with it, as one clause.
     pub fn check(&self) -> Result<(), String> {
         let nodes: BTreeSet<NodeId> = self.peers.iter().map(|peer| peer.node).collect();
-        let addrs: BTreeSet<&str> = self.peers.iter().map(|peer| peer.rpc_addr.as_str()).collect();
         if !nodes.contains(&self.node) {
             return Err(format!("the peers do not name node {} itself", self.node));
         }
-        if nodes.len() != self.peers.len() || addrs.len() != self.peers.len() {
-            return Err("two peers have the same number or address".to_owned());
+        if nodes.len() != self.peers.len() {
+            return Err("two peers have the same number".to_owned());
+        }
+        for peer in &self.peers {
+            let addrs = [&peer.rpc_addr, &peer.http_addr];
+            let shares = |other: &&PeerConfig| {
+                other.node != peer.node && (addrs.contains(&&other.rpc_addr) || addrs.contains(&&other.http_addr))
+            };
+            if let Some(other) = self.peers.iter().find(shares) {
+                let (node, addr) = (peer.node, &peer.rpc_addr);
+                return Err(format!(
+                    "nodes {node} and {} have the same address: look at that of node {node}, {addr}",
+                    other.node
+                ));
+            }
         }
         if self.partitions == 0 || self.partitions > PARTITIONS_MAX {
             return Err(format!("{} partitions: 1 to {PARTITIONS_MAX} are possible", self.partitions));
@@ -143,7 +166,15 @@ impl LogNodeConfig {
             return Err(format!("value_bytes_max of {}: at most {BODY_BYTES_MAX}", self.value_bytes_max));
         }
         self.http.check().map_err(|(setting, clause)| format!("{setting} {clause}"))?;
+        if limits.leader_silence_ms_max.min(limits.unreachable_ms_max) < self.timings.election_ms_max {
+            return Err("a leader is given less time to be heard of than an election takes".to_owned());
+        }
         self.timings.check()
+    }
+
+    /// How long a leader may be silent until it is shown as unknown.
+    pub(super) fn leader_silence(&self) -> Duration {
+        Duration::from_millis(self.limits.leader_silence_ms_max)
     }
 
     /// Where every node is, this one included.
@@ -182,6 +213,20 @@ mod tests {
         for (bad, wanted) in [
             (LogNodeConfig { node: NodeId::new(9), ..good.clone() }, "itself"),
             (LogNodeConfig { peers: vec![peer(1), peer(1)], ..good.clone() }, "same number"),
+            (
+                LogNodeConfig {
+                    peers: vec![peer(1), PeerConfig { http_addr: "127.0.0.1:1".to_owned(), ..peer(2) }],
+                    ..good.clone()
+                },
+                "nodes 1 and 2 have the same address",
+            ),
+            (
+                LogNodeConfig {
+                    limits: NodeLimits { leader_silence_ms_max: 100, ..NodeLimits::default() },
+                    ..good.clone()
+                },
+                "than an election takes",
+            ),
             (LogNodeConfig { partitions: 0, ..good.clone() }, "partitions"),
             (LogNodeConfig { partitions: PARTITIONS_MAX + 1, ..good.clone() }, "partitions"),
             (LogNodeConfig { dedup_window: 0, ..good.clone() }, "window"),

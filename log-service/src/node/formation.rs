@@ -65,6 +65,17 @@ pub enum NextStep {
 /// Decides from what this node is (blank) and what its peers answered.
 pub fn next_step(me: &Description, answers: &[(NodeId, Result<Description, String>)]) -> NextStep {
     let known: Vec<&Description> = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).collect();
+    let formed = || known.iter().filter_map(|peer| Some((peer.node, peer.cluster.as_ref()?)));
+    if let Some((one, first)) = formed().next()
+        && let Some((other, second)) = formed().find(|(_, cluster)| cluster.history != first.history)
+    {
+        let why = format!(
+            "node {one} belongs to cluster {}, node {other} to cluster {}: this node joins neither; make `members` name the \
+             nodes of one cluster",
+            first.history, second.history
+        );
+        return NextStep::Refused { why };
+    }
     if let Some(cluster) = known.iter().find_map(|peer| peer.cluster.as_ref()) {
         return match cluster.member(me.node) {
             Some(member) if member.store == me.store => NextStep::Adopt { cluster: cluster.clone() },

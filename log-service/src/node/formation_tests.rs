@@ -53,6 +53,18 @@ fn whoever_is_still_blank_adopts_the_cluster_that_lists_its_folder() {
     assert_eq!(next_step(&blank(1), &[said(formed(2)), silent(3)]), NextStep::Adopt { cluster: cluster() });
 }
 
+/// Goal: it does not depend on who is asked first to which cluster a node belongs. Method: two peers of two clusters, in both
+/// orders; one of the clusters even lists this folder.
+#[test]
+fn a_node_joins_no_cluster_while_its_peers_are_of_two() {
+    let other = Cluster { history: HistoryId::from_bits(5), ..cluster() };
+    let formed = |node, cluster: &Cluster| said(Description { cluster: Some(cluster.clone()), ..blank(node) });
+    for answers in [[formed(1, &cluster()), formed(2, &other)], [formed(1, &other), formed(2, &cluster())]] {
+        let NextStep::Refused { why } = next_step(&blank(3), &answers) else { panic!("it joined one") };
+        assert!(why.contains("c7f3a1") && why.contains("000005"), "{why}");
+    }
+}
+
 #[test]
 fn a_wiped_node_neither_forms_nor_joins() {
     let formed = |node| Description { cluster: Some(cluster()), ..blank(node) };

@@ -92,6 +92,11 @@ impl MetaView {
         self.state.lock().clone()
     }
 
+    /// Whether this serving node stands there like this.
+    pub fn is_registered(&self, serving_node: &ServingNodeInfo) -> bool {
+        self.state.lock().serving_nodes.get(&serving_node.name) == Some(serving_node)
+    }
+
     /// Whether the cluster's first command is in.
     pub fn is_created(&self) -> bool {
         self.state.lock().created.is_some()

@@ -1,7 +1,8 @@
 //! What a log node counts, for Prometheus. Given a registry; never global.
 
-use duramen_common::PartitionId;
+use super::problems::{ProblemSort, Trouble};
 use duramen_common::protocol::{AppendAnswer, LogRefusal};
+use duramen_common::{NodeId, PartitionId};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +21,11 @@ struct RefusalLabel {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemLabel {
+    problem: &'static str,
+}
+
 /// All counters of a node.
 #[derive(Clone)]
 pub struct NodeMetrics {
@@ -30,6 +36,8 @@ pub struct NodeMetrics {
     bytes: Family<PartitionLabel, Counter>,
     batch_records: Family<PartitionLabel, Histogram>,
     leader_changes: Family<PartitionLabel, Counter>,
+    leader: Family<PartitionLabel, Gauge>,
+    problems: Family<ProblemLabel, Gauge>,
     committed_end: Family<PartitionLabel, Gauge>,
     waiting_for_space: Gauge,
 }
@@ -45,6 +53,8 @@ impl NodeMetrics {
             bytes: Family::default(),
             batch_records: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 4.0, 9))),
             leader_changes: Family::default(),
+            leader: Family::default(),
+            problems: Family::default(),
             committed_end: Family::default(),
             waiting_for_space: Gauge::default(),
         };
@@ -55,6 +65,10 @@ impl NodeMetrics {
         registry.register("duramen_log_bytes", "Bytes of batches proposed", metrics.bytes.clone());
         registry.register("duramen_log_batch_records", "Records in a batch", metrics.batch_records.clone());
         registry.register("duramen_log_leader_changes", "Changes of leader seen", metrics.leader_changes.clone());
+        let leader = "Number of the node that leads, confirmed lately; 0 while that is unknown";
+        registry.register("duramen_log_leader", leader, metrics.leader.clone());
+        let problems = "What is wrong between this log node and the others now: see problems of /v1/cluster";
+        registry.register("duramen_log_problems", problems, metrics.problems.clone());
         registry.register(
             "duramen_log_committed_end",
             "First offset not committed here",
@@ -71,6 +85,22 @@ impl NodeMetrics {
     /// Notes how many partitions wait for space.
     pub fn set_waiting_for_space(&self, partitions: usize) {
         self.waiting_for_space.set(i64::try_from(partitions).unwrap_or(i64::MAX));
+    }
+
+    /// Notes the problems that there are now.
+    pub(super) fn count_problems(&self, found: &[Trouble]) {
+        for sort in ProblemSort::ALL {
+            let count = found.iter().filter(|trouble| trouble.sort == sort).count();
+            let label = ProblemLabel { problem: sort.name() };
+            self.problems.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Notes who leads a partition now.
+    pub(super) fn set_leader(&self, partition: PartitionId, leader: Option<NodeId>) {
+        let label = PartitionLabel { partition: partition.to_string() };
+        let number = leader.map_or(0, |leader| i64::try_from(leader.get()).unwrap_or(i64::MAX));
+        self.leader.get_or_create(&label).set(number);
     }
 
     /// The counters of one partition.
@@ -149,6 +179,7 @@ fn reason_of(refusal: &LogRefusal) -> &'static str {
         LogRefusal::OutcomeUnknown { .. } => "outcome-unknown",
         LogRefusal::Compacted { .. } => "compacted",
         LogRefusal::OtherLog { .. } => "other-log",
+        LogRefusal::NameTaken { .. } => "name-taken",
         LogRefusal::Unavailable { .. } => "unavailable",
     }
 }

@@ -19,7 +19,11 @@ mod identity;
 mod meta;
 mod metered_disk;
 mod metrics;
+mod names;
 mod partition;
+mod peer_book;
+mod peers;
+mod problems;
 mod registration;
 mod repair;
 mod room;
@@ -34,6 +38,7 @@ pub use error::StartError;
 use self::identity::IdentityFile;
 use self::metered_disk::MeteredDisk;
 use self::metrics::NodeMetrics;
+use self::peer_book::PeerBook;
 use self::services::Services;
 use self::shared::{Running, Shared};
 use self::start::Opened;
@@ -47,6 +52,7 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -140,6 +146,9 @@ impl LogNode {
             ready: watch::Sender::new(false),
             no_room: Arc::new(Notify::new()),
             peers_room,
+            book: Mutex::new(PeerBook::new([], Duration::ZERO)),
+            names: Mutex::default(),
+            turned_away: Mutex::default(),
         });
         // What a formed node finds in its folder is told at once; a damaged log may still be repaired by its peers.
         let cluster = shared.identity().cluster;
@@ -275,6 +284,7 @@ async fn run(shared: &Arc<Shared>, begin: Begin) -> Result<(), StartError> {
         // Before the groups', which only say that the store failed, and only those that were writing.
         cause = running.store.failed() => Err(StoreError::Poisoned { cause }.into()),
         failure = first_failure(&running) => Err(failure),
+        never = peers::watch(shared, &running) => match never {},
         result = async {
             start::settle(shared, &running).await?;
             shared.set_stage("this node is running");

@@ -1,5 +1,7 @@
 //! Serving nodes register in the meta log; the cluster is created there, too.
 //!
+//! * A name is one process's as long as that process repeats its registration: the leader of the meta group remembers who
+//!   did, and refuses another one under the same name. See [`Names`].
 //! * A node that does not lead the meta group passes a registration on, once: what came from a log node is not passed on
 //!   again, so that two nodes of different minds do not play ball.
 //! * Source: DESIGN D12.
@@ -7,11 +9,11 @@
 use super::meta::MetaCommand;
 use super::shared::{Running, Shared};
 use crate::consensus::Leading;
-use duramen_common::protocol::{LogRefusal, RegisterRequest, ServingNodeInfo, service};
+use duramen_common::protocol::{LogRefusal, RegisterRequest, service};
 use duramen_common::{NodeId, Offset, PartitionId, RequestId, codec};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
@@ -20,38 +22,43 @@ const NAME_BYTES_MAX: usize = 256;
 /// Registers a serving node; answers when it stands in this node's meta state.
 pub(super) async fn register(
     shared: &Arc<Shared>,
-    serving_node: ServingNodeInfo,
+    request: RegisterRequest,
     passed_on: bool,
 ) -> Result<(), LogRefusal> {
+    let serving_node = &request.serving_node;
     let size = serving_node.name.len().max(serving_node.http_addr.len());
     if size > NAME_BYTES_MAX {
         let (size, limit) = (size as u64, NAME_BYTES_MAX as u64);
         return Err(LogRefusal::TooLarge { what: "name or address of a serving node".to_owned(), size, limit });
     }
     let running = shared.running().ok_or_else(|| LogRefusal::Unavailable { reason: shared.stage() })?;
-    if running.meta_view.state().serving_nodes.get(&serving_node.name) == Some(&serving_node) {
-        return Ok(());
-    }
     let leading = *running.meta.group.leading().borrow();
     match leading {
-        Leading::Here { .. } => append(shared, &running, serving_node).await,
-        Leading::Elsewhere { leader: Some(leader) } if !passed_on => pass_on(shared, leader, serving_node).await,
+        Leading::Here { .. } => {
+            let lease = Duration::from_millis(shared.config.limits.serving_name_ms);
+            shared.names.lock().take(&request, lease, Instant::now())?;
+            if running.meta_view.is_registered(serving_node) {
+                return Ok(());
+            }
+            append(shared, &running, request).await
+        }
+        Leading::Elsewhere { leader: Some(leader) } if !passed_on => pass_on(shared, leader, request).await,
         Leading::Elsewhere { leader } => Err(LogRefusal::NotLeader { partition: PartitionId::META, leader }),
     }
 }
 
-async fn append(shared: &Shared, running: &Running, serving_node: ServingNodeInfo) -> Result<(), LogRefusal> {
-    let command = MetaCommand::RegisterServingNode { serving_node };
+async fn append(shared: &Shared, running: &Running, request: RegisterRequest) -> Result<(), LogRefusal> {
+    let command = MetaCommand::RegisterServingNode { serving_node: request.serving_node };
     let id = RequestId::from_bits(shared.seams.entropy.bits());
     let set = command.to_set(id).map_err(|error| LogRefusal::Invalid { reason: error.to_string() })?;
     let known_end = running.meta.log.ends().committed_end;
     running.meta.batcher.append(set, known_end, TIMEOUT).await.map(|_| ())
 }
 
-async fn pass_on(shared: &Shared, leader: NodeId, serving_node: ServingNodeInfo) -> Result<(), LogRefusal> {
+async fn pass_on(shared: &Shared, leader: NodeId, request: RegisterRequest) -> Result<(), LogRefusal> {
     let unknown = LogRefusal::NotLeader { partition: PartitionId::META, leader: Some(leader) };
     let Some(peer) = shared.peers.get(&leader) else { return Err(unknown) };
-    let body = codec::encode(&RegisterRequest { serving_node });
+    let body = codec::encode(&request);
     let answer = match shared.transport.call(peer, service::REGISTER, body, TIMEOUT).await {
         Ok(answer) => answer,
         Err(error) if error.is_definite() => return Err(unknown),

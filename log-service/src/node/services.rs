@@ -6,11 +6,14 @@
 //! * Source: docs/formats.md "Log protocol", "Consensus messages".
 
 use super::formation::{self, Description, SERVICE_DESCRIBE};
+use super::peer_book::PeerReport;
+use super::peers::{self, SERVICE_REPORT};
 use super::repair::{SERVICE_ENTRIES, answer_entries};
 use super::shared::{Running, Shared};
 use super::start::LOOK_AGAIN;
 use crate::consensus::PeerMessage;
 use bytes::Bytes;
+use duramen_common::NodeId;
 use duramen_common::codec::{self, CodecError};
 use duramen_common::protocol::{
     AppendRequest, ClusterInfo, ClusterRequest, FetchRequest, LogRefusal, RegisterRequest, TailRequest, service,
@@ -20,7 +23,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long those who ask the founder of a cluster wait for it to be founded.
 const FOUNDING_WAIT: Duration = Duration::from_millis(500);
@@ -30,27 +33,53 @@ pub(super) struct Services(pub(super) Arc<Shared>);
 
 impl Service for Services {
     fn greet(&self, hello: &Hello) -> Result<Welcome, HelloRefusal> {
-        formation::admit(&self.0.identity(), &self.0.configured(), hello)
+        let admitted = formation::admit(&self.0.identity(), &self.0.configured(), hello);
+        if let Err(refusal) = &admitted {
+            let caller = match &hello.role {
+                Role::LogNode { node, store } => format!("log node {node} with folder {store}"),
+                Role::Client { name } => format!("client {name}"),
+            };
+            if self.0.turned_away.lock().is_new(&caller, Instant::now()) {
+                tracing::error!(node = %self.0.config.node, %caller, reason = %refusal, "a caller is refused");
+            }
+        }
+        admitted
     }
 
     fn handle(&self, caller: &Hello, service: u8, body: Bytes) -> BoxFuture<'static, Bytes> {
         let shared = Arc::clone(&self.0);
-        let from_log_node = matches!(caller.role, Role::LogNode { .. });
-        Box::pin(async move { handle(&shared, from_log_node, service, body).await })
+        let log_node = match caller.role {
+            Role::LogNode { node, .. } => Some(node),
+            Role::Client { .. } => None,
+        };
+        Box::pin(async move { handle(&shared, log_node, service, body).await })
     }
 }
 
-async fn handle(shared: &Arc<Shared>, from_log_node: bool, service: u8, body: Bytes) -> Bytes {
+/// `log_node` is the caller where that is a log node.
+async fn handle(shared: &Arc<Shared>, log_node: Option<NodeId>, service: u8, body: Bytes) -> Bytes {
     match service {
         service::APPEND => encoded(append(shared, &body).await),
         service::FETCH => fetch(shared, &body).await,
         service::TAIL => encoded(tail(shared, &body).await),
         service::CLUSTER => encoded(cluster(shared, &body)),
-        service::REGISTER => encoded(register(shared, from_log_node, &body).await),
-        _ if !from_log_node => encoded::<()>(Err(invalid("this service is for log nodes"))),
-        _ if PeerMessage::is_service(service) => consensus(shared, service, &body).await,
+        service::REGISTER => encoded(register(shared, log_node.is_some(), &body).await),
+        _ => match log_node {
+            Some(caller) => handle_peer(shared, caller, service, &body).await,
+            None => encoded::<()>(Err(invalid("this service is for log nodes"))),
+        },
+    }
+}
+
+async fn handle_peer(shared: &Arc<Shared>, caller: NodeId, service: u8, body: &Bytes) -> Bytes {
+    match service {
+        _ if PeerMessage::is_service(service) => consensus(shared, caller, service, body).await,
         SERVICE_DESCRIBE => codec::encode(&describe(shared).await),
-        SERVICE_ENTRIES => answer_entries(shared, &body).await,
+        SERVICE_ENTRIES => answer_entries(shared, body).await,
+        SERVICE_REPORT => match codec::decode::<PeerReport>(body) {
+            Ok(report) => codec::encode(&peers::exchange(shared, caller, report)),
+            Err(error) => encoded::<()>(Err(undecodable(&error))),
+        },
         _ => encoded::<()>(Err(invalid("there is no such service"))),
     }
 }
@@ -99,7 +128,7 @@ fn cluster(shared: &Shared, body: &Bytes) -> Result<ClusterInfo, LogRefusal> {
 
 async fn register(shared: &Arc<Shared>, from_log_node: bool, body: &Bytes) -> Result<(), LogRefusal> {
     let request: RegisterRequest = codec::decode(body).map_err(|error| undecodable(&error))?;
-    super::registration::register(shared, request.serving_node, from_log_node).await
+    super::registration::register(shared, request, from_log_node).await
 }
 
 /// What this node says about itself. The one that founds the cluster has those who ask wait for it, for a while: they
@@ -117,8 +146,12 @@ async fn describe(shared: &Shared) -> Description {
 
 /// Answers a message of consensus. A question for a vote waits for groups that are about to start, for as long as the
 /// candidate waits: nodes that form a cluster or start together need no second election.
-async fn consensus(shared: &Shared, service: u8, body: &Bytes) -> Bytes {
+async fn consensus(shared: &Shared, caller: NodeId, service: u8, body: &Bytes) -> Bytes {
     if PeerMessage::asks_for_vote(service) {
+        if shared.book.lock().refuses_vote(caller, Instant::now()) {
+            let reason = format!("node {caller} cannot be called from node {}, and must not lead", shared.config.node);
+            return PeerMessage::not_here(service, reason);
+        }
         let starting = async {
             while shared.running().is_none() {
                 sleep(LOOK_AGAIN).await;

@@ -8,8 +8,11 @@ use super::formation::Description;
 use super::identity::{Cluster, Identity, IdentityFile};
 use super::meta::MetaView;
 use super::metrics::NodeMetrics;
+use super::names::Names;
 use super::partition::Partition;
-use crate::consensus::{Group, PeersRoom};
+use super::peer_book::PeerBook;
+use super::problems::TurnedAway;
+use crate::consensus::{Group, PeersRoom, Standing};
 use crate::store::{Need, PartitionLog, Store};
 use duramen_common::protocol::{ClusterInfo, LogNodeInfo, LogRefusal};
 use duramen_common::seams::Seams;
@@ -20,6 +23,7 @@ use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// The running partitions of a formed node.
 pub(super) struct Running {
@@ -48,8 +52,8 @@ impl Running {
         std::iter::once(&self.meta).chain(&self.partitions)
     }
 
-    /// Whether every partition has a leader and the cluster is created, as far as this node knows.
-    pub(super) fn is_ready(&self, me: NodeId) -> bool {
+    /// Whether every partition has a leader and the cluster is created, as far as this node remembers.
+    pub(super) fn is_settled(&self, me: NodeId) -> bool {
         self.meta_view.is_created() && self.all().all(|partition| partition.leader(me).is_some())
     }
 }
@@ -80,6 +84,12 @@ pub(super) struct Shared {
     pub(super) ready: watch::Sender<bool>,
     pub(super) no_room: Arc<Notify>,
     pub(super) peers_room: Arc<PeersRoom>,
+    /// What is known of the other log nodes.
+    pub(super) book: Mutex<PeerBook>,
+    /// Which serving node holds which name.
+    pub(super) names: Mutex<Names>,
+    /// Callers that were refused, and when that was logged.
+    pub(super) turned_away: Mutex<TurnedAway>,
     pub(super) metrics: NodeMetrics,
     pub(super) registry: Mutex<Registry>,
 }
@@ -164,6 +174,26 @@ impl Shared {
         }
     }
 
+    /// Who leads a partition, if that is known now: confirmed not longer ago than `leader_silence_ms_max`, callable from
+    /// here, and not without a majority by its own account.
+    pub(super) fn leader_now(&self, partition: &Partition) -> Option<NodeId> {
+        match partition.group.standing(self.config.leader_silence()) {
+            Standing::LeadsHere => Some(self.config.node),
+            Standing::Follows { leader } => {
+                let (book, now) = (self.book.lock(), Instant::now());
+                let has_majority =
+                    book.report(leader, now).is_none_or(|report| !report.without_majority.contains(&partition.id));
+                (has_majority && !book.is_unreachable(leader, now)).then_some(leader)
+            }
+            Standing::WithoutMajority | Standing::Unknown => None,
+        }
+    }
+
+    /// The partitions whose leader is not known now, the meta one included.
+    pub(super) fn leaderless(&self, running: &Running) -> Vec<PartitionId> {
+        running.all().filter(|partition| self.leader_now(partition).is_none()).map(|partition| partition.id).collect()
+    }
+
     /// The cluster as this node knows it; addresses are the configured ones where they are known.
     pub(super) fn cluster_info(&self) -> Result<ClusterInfo, LogRefusal> {
         let running = self.running().ok_or_else(|| LogRefusal::Unavailable { reason: self.stage() })?;
@@ -179,7 +209,7 @@ impl Shared {
             dedup_window: running.cluster.dedup_window,
             log_nodes: running.cluster.members.iter().map(configured).collect(),
             serving_nodes: running.meta_view.state().serving_nodes.into_values().collect(),
-            leaders: running.partitions.iter().map(|partition| partition.leader(self.config.node)).collect(),
+            leaders: running.partitions.iter().map(|partition| self.leader_now(partition)).collect(),
         })
     }
 }

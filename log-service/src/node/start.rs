@@ -265,7 +265,7 @@ pub(super) async fn settle(shared: &Arc<Shared>, running: &Arc<Running>) -> Resu
     }
     shared.set_stage("the groups are electing leaders");
     create_cluster(shared, running).await;
-    while !running.is_ready(shared.config.node) {
+    while !running.is_settled(shared.config.node) {
         sleep(LOOK_AGAIN).await;
     }
     if !shared.identity().groups_made {

@@ -5,14 +5,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     head: String,
-    body: String,
+    pub body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
@@ -23,7 +23,7 @@ impl Answer {
 }
 
 /// One request on one connection; `headers` are whole lines.
-async fn ask(cluster: &Cluster, node: u64, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+pub async fn ask(cluster: &Cluster, node: u64, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
     let addr = cluster.nodes[&node].http_addr().unwrap();
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());

@@ -5,6 +5,7 @@
 mod formation;
 mod full_disk;
 mod http;
+mod leaders;
 mod log;
 mod storage;
 mod support;

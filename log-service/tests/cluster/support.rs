@@ -143,7 +143,7 @@ impl Cluster {
     }
 }
 
-async fn free_port() -> TcpListener {
+pub async fn free_port() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
@@ -182,6 +182,11 @@ impl Caller {
         Caller { transport, peers: configs.iter().map(peer).collect() }
     }
 
+    /// From now on the node is called here.
+    pub fn moved(&mut self, node: u64, addr: &str) {
+        self.peers.insert(node, Peer { addr: addr.to_owned(), node: Some(NodeId::new(node)) });
+    }
+
     async fn raw(&self, node: u64, service: u8, body: Bytes, wait: Duration) -> Result<Bytes, Failure> {
         self.transport.call(&self.peers[&node], service, body, wait).await.map_err(Failure::Call)
     }
@@ -201,8 +206,14 @@ impl Caller {
     }
 
     pub async fn register(&self, node: u64, name: &str) -> Result<(), Failure> {
-        let serving_node = ServingNodeInfo { name: name.to_owned(), http_addr: "127.0.0.1:1".to_owned() };
-        self.call(node, service::REGISTER, &RegisterRequest { serving_node }).await
+        self.register_at(node, name, "127.0.0.1:1").await
+    }
+
+    /// As one process for each address.
+    pub async fn register_at(&self, node: u64, name: &str, http_addr: &str) -> Result<(), Failure> {
+        let incarnation = http_addr.bytes().map(u64::from).sum();
+        let serving_node = ServingNodeInfo { name: name.to_owned(), http_addr: http_addr.to_owned() };
+        self.call(node, service::REGISTER, &RegisterRequest { serving_node, incarnation }).await
     }
 
     /// One attempt at one node.

@@ -126,7 +126,7 @@ fn other_examples() -> [Vec<Bytes>; OTHERS.len()] {
         vec![codec::encode_with_payload(&Ok::<_, LogRefusal>(fetched), b"a batch")],
         vec![codec::encode(&TailRequest { partition, timeout_ms: 1_000 })],
         vec![codec::encode(&Ok::<_, LogRefusal>(TailAnswer { committed_end }))],
-        vec![codec::encode(&RegisterRequest { serving_node })],
+        vec![codec::encode(&RegisterRequest { serving_node, incarnation: 7 })],
         vec![codec::encode(&Ok::<_, LogRefusal>(cluster))],
         refusals().iter().map(|refusal| codec::encode(&Err::<(), _>(refusal))).collect(),
     ]

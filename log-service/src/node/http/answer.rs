@@ -59,7 +59,7 @@ pub(super) fn problem_of(refusal: &LogRefusal) -> Problem {
         }
         LogRefusal::LogFull { .. } => problem(ProblemKind::LogFull),
         LogRefusal::Overloaded => problem(ProblemKind::Overloaded),
-        LogRefusal::Invalid { .. } => problem(ProblemKind::BadRequest),
+        LogRefusal::Invalid { .. } | LogRefusal::NameTaken { .. } => problem(ProblemKind::BadRequest),
         LogRefusal::TooLarge { limit, .. } => problem(ProblemKind::TooLarge).with("limit", *limit),
         LogRefusal::TooLate | LogRefusal::OutcomeUnknown { .. } => problem(ProblemKind::OutcomeUnknown),
         LogRefusal::Compacted { horizon } => problem(ProblemKind::Compacted).with("earliest", horizon.get()),

@@ -15,6 +15,7 @@ mod records;
 mod understood;
 
 use self::answer::{Refused, json};
+use super::problems::partitions_named;
 use super::shared::Shared;
 use axum::Router;
 use axum::body::Body;
@@ -188,18 +189,39 @@ async fn health(State(api): State<Api>) -> Response {
 }
 
 async fn readiness(State(api): State<Api>) -> Response {
-    let node = api.shared.config.node;
-    let is_ready =
-        api.shared.failure.borrow().is_none() && api.shared.running().is_some_and(|running| running.is_ready(node));
-    if is_ready {
-        return json(StatusCode::OK, &serde_json::json!({"status": "ready"}));
+    match unready(&api.shared) {
+        None => json(StatusCode::OK, &serde_json::json!({"status": "ready"})),
+        Some(why) => {
+            let problem = Problem::new(ProblemKind::NoLeader, format!("this node is not ready: {why}"));
+            Refused::from(problem.with("stage", api.shared.stage())).into_response()
+        }
     }
-    let stage = api.shared.stage();
-    let problem = Problem::new(ProblemKind::NoLeader, format!("this node is not ready: {stage}"));
-    Refused::from(problem.with("stage", stage)).into_response()
+}
+
+/// Why a node is not ready now; `None` when it is.
+fn unready(shared: &Shared) -> Option<String> {
+    let running = match shared.running() {
+        Some(running) if shared.failure.borrow().is_none() && running.meta_view.is_created() => running,
+        _ => return Some(shared.stage()),
+    };
+    let leaderless = shared.leaderless(&running);
+    if leaderless.is_empty() {
+        return None;
+    }
+    let silence_ms = shared.config.limits.leader_silence_ms_max;
+    Some(format!(
+        "no leader of {} was confirmed within {silence_ms} ms: writes and linearizable reads fail until a majority of the \
+         log nodes reach each other",
+        partitions_named(&leaderless)
+    ))
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
+    if let Some(running) = api.shared.running() {
+        for partition in running.all() {
+            api.shared.metrics.set_leader(partition.id, api.shared.leader_now(partition));
+        }
+    }
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &api.shared.registry.lock()) {
         Ok(()) => {

@@ -9,6 +9,7 @@ use super::records::{Place, write_lines};
 use super::{Api, forward};
 use crate::node::partition::Partition;
 use axum::body::Body;
+use crate::node::problems::problems;
 use axum::extract::{RawQuery, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
@@ -162,6 +163,7 @@ pub(super) async fn tail(State(api): State<Api>, partition: PartitionPath) -> Re
 /// The cluster as this node knows it.
 pub(super) async fn cluster(State(api): State<Api>) -> Result<Response, Refused> {
     let info = api.shared.cluster_info()?;
+    let found = api.shared.running().map(|running| problems(&api.shared, &running)).unwrap_or_default();
     let log_nodes: Vec<_> = info
         .log_nodes
         .iter()
@@ -178,6 +180,7 @@ pub(super) async fn cluster(State(api): State<Api>) -> Result<Response, Refused>
         "log_nodes": log_nodes,
         "serving_nodes": info.serving_nodes,
         "leaders": info.leaders,
+        "problems": found.iter().map(|trouble| &trouble.text).collect::<Vec<_>>(),
     });
     Ok(json(StatusCode::OK, &body))
 }
