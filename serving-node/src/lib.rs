@@ -6,11 +6,13 @@
 //! * Deliberately absent: openraft, how the log is kept.
 
 pub mod apply;
+mod history;
 pub mod http;
 pub mod index;
 pub mod node;
 pub mod partitions;
 mod stoppable_log;
+mod registration;
 mod subscriber;
 mod tail;
 #[cfg(any(test, feature = "testing"))]

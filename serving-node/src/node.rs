@@ -4,9 +4,13 @@
 //! * Invariant: after `shutdown` nothing of it runs any more.
 //! * Deliberately absent: how the log is reached (it is handed in), configuration files.
 
+use crate::history::{Choice, choose};
 use crate::http::{self, Api, ResponseBody};
+use crate::index::known_history;
 use crate::partitions::{Partitions, PartitionsConfig, StartError};
+use crate::registration::stay_registered;
 use bytes::Bytes;
+use duramen_common::HistoryId;
 use duramen_common::limits::VALUE_BYTES_MAX;
 use duramen_common::log::{ClusterError, Log};
 use duramen_common::protocol::{ClusterInfo, ServingNodeInfo};
@@ -55,6 +59,8 @@ pub struct ServingNodeConfig {
     pub feed_bytes_max: usize,
     /// Connections: how many, how long, how much.
     pub http: HttpLimits,
+    /// This node stays ready for this long while a partition has no known leader.
+    pub ready_without_leader: Duration,
 }
 
 impl Default for ServingNodeConfig {
@@ -72,6 +78,7 @@ impl Default for ServingNodeConfig {
             answer_bytes_max: 128 * 1024 * 1024,
             feed_bytes_max: 64 * 1024 * 1024,
             http: HttpLimits::default(),
+            ready_without_leader: Duration::from_secs(10),
         }
     }
 }
@@ -243,10 +250,11 @@ async fn bring_up(
     seams: Seams,
     phase: watch::Sender<Phase>,
 ) {
-    let cluster = match find_cluster(&*log).await {
+    let known = config.data_dir.as_deref().and_then(known_history);
+    let cluster = match find_cluster(&*log, known).await {
         Ok(cluster) => cluster,
-        Err(error) => {
-            phase.send_replace(Phase::Failed(error.to_string()));
+        Err(why) => {
+            phase.send_replace(Phase::Failed(why));
             return;
         }
     };
@@ -260,33 +268,46 @@ async fn bring_up(
     };
     api.open(partitions.clone());
     phase.send_replace(Phase::Serving);
-    let registering = async {
-        while let Err(error) = log.register(info.clone(), CLUSTER_TIMEOUT).await {
-            tracing::debug!(%error, "not registered yet");
-            tokio::time::sleep(RETRY_AFTER).await;
-        }
-        std::future::pending::<()>().await;
-    };
     tokio::select! {
         reason = partitions.failed() => { phase.send_replace(Phase::Failed(reason)); }
-        () = registering => {}
+        reason = stay_registered(&*log, &info, &api.name_problem) => { phase.send_replace(Phase::Failed(reason)); }
+        never = http::watch_leaders(&api) => match never {},
     }
 }
 
-/// Asks until the log answers.
-async fn find_cluster(log: &dyn Log) -> Result<ClusterInfo, ClusterError> {
+/// Asks all log nodes of which history they are, until one answers; then what the cluster is. The sentence on refusal says
+/// what to do.
+async fn find_cluster(log: &dyn Log, known: Option<HistoryId>) -> Result<ClusterInfo, String> {
     let mut is_told = false;
     loop {
-        match log.cluster(CLUSTER_TIMEOUT).await {
-            Ok(cluster) => return Ok(cluster),
-            Err(error @ ClusterError::OtherHistory { .. }) => return Err(error),
-            Err(error) => {
-                if !is_told {
-                    tracing::info!(%error, "waiting for the log");
-                    is_told = true;
+        let why = match choose(known, &log.survey(CLUSTER_TIMEOUT).await) {
+            Choice::Refuse(why) => return Err(why),
+            Choice::Wait(why) => why,
+            Choice::Join(history) | Choice::Leave { found: history, .. } => match log.cluster(CLUSTER_TIMEOUT).await {
+                Ok(cluster) if cluster.history == history => {
+                    if let Some(known) = known.filter(|&known| known != history) {
+                        tracing::warn!(
+                            %known, found = %history,
+                            "all log nodes are of another history than this node's data folder, which is wiped"
+                        );
+                    }
+                    return Ok(cluster);
                 }
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
+                Ok(cluster) => {
+                    let theirs = cluster.history;
+                    return Err(format!(
+                        "--log-nodes names log nodes of different clusters: some are of history {history}, one of {theirs}; \
+                         name those of one cluster only"
+                    ));
+                }
+                Err(error @ ClusterError::OtherHistory { .. }) => return Err(error.to_string()),
+                Err(error) => error.to_string(),
+            },
+        };
+        if !is_told {
+            tracing::info!(reason = why, "waiting for the log");
+            is_told = true;
         }
+        tokio::time::sleep(RETRY_AFTER).await;
     }
 }

@@ -4,7 +4,7 @@
 //! * Invariant: an append is refused as not done only when it was never handed to the log.
 
 use duramen_common::batch::RecordSet;
-use duramen_common::log::{AppendError, ClusterError, FetchError, Fetched, Log, TailError};
+use duramen_common::log::{AppendError, ClusterError, FetchError, Fetched, Log, LogProblem, Surveyed, TailError};
 use duramen_common::protocol::{AppendedRun, BatchId, ClusterInfo, ServingNodeInfo, TailAnswer};
 use duramen_common::{Offset, PartitionId};
 use duramen_transport::http::Stop;
@@ -70,5 +70,13 @@ impl Log for StoppableLog {
 
     fn register(&self, serving_node: ServingNodeInfo, timeout: Duration) -> BoxFuture<'_, Result<(), ClusterError>> {
         self.log.register(serving_node, timeout)
+    }
+
+    fn survey(&self, timeout: Duration) -> BoxFuture<'_, Vec<Surveyed>> {
+        self.log.survey(timeout)
+    }
+
+    fn problems(&self) -> Vec<LogProblem> {
+        self.log.problems()
     }
 }

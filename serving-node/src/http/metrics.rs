@@ -9,6 +9,7 @@ use super::router::Route;
 use crate::partitions::Partitions;
 use duramen_common::Offset;
 use duramen_transport::http::{HttpCollector, HttpStats};
+use duramen_common::log::LogProblem;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -35,6 +36,11 @@ struct PartitionLabels {
     partition: u32,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemLabels {
+    problem: &'static str,
+}
+
 type PartitionGauge = Family<PartitionLabels, Gauge>;
 
 /// What callers hold here at one moment.
@@ -52,6 +58,9 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Vec<Histogram>,
+    /// Partitions that nobody is known to lead.
+    pub(crate) leaderless: Gauge,
+    problems: Family<ProblemLabels, Gauge>,
     feeds: Gauge,
     answer_bytes: Gauge,
     feed_bytes: Gauge,
@@ -84,6 +93,8 @@ impl Metrics {
             registry,
             requests,
             durations,
+            leaderless: Gauge::default(),
+            problems: Family::default(),
             feeds: Gauge::default(),
             answer_bytes: Gauge::default(),
             feed_bytes: Gauge::default(),
@@ -97,6 +108,10 @@ impl Metrics {
         };
         let registry = &mut metrics.registry;
         registry.register_collector(Box::new(HttpCollector(listener)));
+        let leaderless = "Partitions that no log node is known to lead";
+        registry.register("leaderless_partitions", leaderless, metrics.leaderless.clone());
+        let problems = "What is wrong now as seen from this node: see problems of /v1/status";
+        registry.register("problems", problems, metrics.problems.clone());
         registry.register("http_feeds", "Open feeds", metrics.feeds.clone());
         let held = "Bytes that answers hold until their callers take them, without small ones and feeds";
         registry.register("answer_bytes_held", held, metrics.answer_bytes.clone());
@@ -119,6 +134,19 @@ impl Metrics {
         self.requests.get_or_create(&labels).inc();
         if let Some(durations) = self.durations.get(route as usize) {
             durations.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Notes what is wrong with the log's nodes and with this node's name.
+    pub(crate) fn set_problems(&self, of_log: &[LogProblem], is_name_taken: bool) {
+        let foreign = of_log.iter().filter(|problem| problem.is_foreign).count();
+        let counts = [
+            ("other-history", foreign),
+            ("unreachable", of_log.len() - foreign),
+            ("name-taken", usize::from(is_name_taken)),
+        ];
+        for (problem, count) in counts {
+            self.problems.get_or_create(&ProblemLabels { problem }).set(count as i64);
         }
     }
 

@@ -30,9 +30,11 @@ mod status;
 mod txn;
 
 pub(crate) use accept::run;
+pub(crate) use status::watch_leaders;
 
 use crate::node::ServingNodeConfig;
 use crate::partitions::Partitions;
+use crate::registration::NameProblem;
 pub use body::ResponseBody;
 
 use crate::stoppable_log::StoppableLog;
@@ -73,6 +75,8 @@ pub(crate) struct Api {
     answers: Budget,
     feeding: Arc<feeding::Feeding>,
     leaders: Mutex<Option<status::Leaders>>,
+    /// Why this node does not have its name.
+    pub(crate) name_problem: NameProblem,
     key_places: key_places::KeyPlaces,
     stop: Stop,
     stopping: watch::Receiver<bool>,
@@ -103,6 +107,7 @@ impl Api {
             partitions: OnceLock::new(),
             metrics: metrics::Metrics::new(Arc::clone(&listener)),
             leaders: Mutex::new(None),
+            name_problem: NameProblem::default(),
             key_places: key_places::KeyPlaces::default(),
             stopping: stop.asked_channel(),
             stop,

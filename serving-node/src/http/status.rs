@@ -25,12 +25,16 @@ use tokio::time::Instant;
 const LEADERS_FRESH: Duration = Duration::from_millis(200);
 /// And for no longer than this.
 const LEADERS_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often this node asks who leads although nobody wants to know: for readiness.
+const LEADERS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Status<'a> {
     node: &'a str,
     history: String,
     partitions: Vec<PartitionStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -71,6 +75,8 @@ struct Digest {
 pub(crate) struct Leaders {
     asked: Instant,
     leaders: Vec<Option<NodeId>>,
+    /// Since when at least one is unknown.
+    unknown_since: Option<Instant>,
 }
 
 /// `GET /v1/status`
@@ -92,13 +98,29 @@ pub(crate) async fn status(api: &Api, partitions: &Partitions) -> Result<Respons
         node: &api.config.name,
         history: partitions.history().to_string(),
         partitions: partition_statuses.collect(),
+        problems: problems(api),
     };
     let json = serde_json::to_vec(&status).expect("answers are plain JSON");
     Ok(super::of_json(api.whole(Bytes::from(json))?))
 }
 
+/// What is wrong as seen from here, a sentence each.
+fn problems(api: &Api) -> Vec<String> {
+    let of_log = api.log.problems().into_iter().map(|problem| problem.text);
+    of_log.chain(api.name_problem.lock().clone()).collect()
+}
+
+/// Asks who leads, again and again; never ends.
+pub(crate) async fn watch_leaders(api: &Api) -> std::convert::Infallible {
+    loop {
+        leaders(api).await;
+        tokio::time::sleep(LEADERS_EVERY).await;
+    }
+}
+
 async fn leaders(api: &Api) -> Vec<Option<NodeId>> {
     let known = api.leaders.lock().clone();
+    let unknown_since = known.as_ref().and_then(|known| known.unknown_since);
     if let Some(known) = known.filter(|known| known.asked.elapsed() < LEADERS_FRESH) {
         return known.leaders;
     }
@@ -107,8 +129,30 @@ async fn leaders(api: &Api) -> Vec<Option<NodeId>> {
         Ok(Ok(cluster)) => cluster.leaders,
         Ok(Err(_)) | Err(_) => Vec::new(),
     };
-    *api.leaders.lock() = Some(Leaders { asked, leaders: leaders.clone() });
+    let count = api.served().map_or(0, |partitions| usize::from(partitions.count()));
+    api.metrics.leaderless.set(count.saturating_sub(leaders.iter().flatten().count()) as i64);
+    let are_known = !leaders.is_empty() && leaders.iter().all(Option::is_some);
+    let unknown_since = (!are_known).then(|| unknown_since.unwrap_or(asked));
+    *api.leaders.lock() = Some(Leaders { asked, leaders: leaders.clone(), unknown_since });
     leaders
+}
+
+/// Refuses once a partition has had no known leader for too long.
+fn check_led(api: &Api) -> Result<(), Failure> {
+    let Some(known) = api.leaders.lock().clone() else { return Ok(()) };
+    let Some(since) = known.unknown_since.filter(|since| since.elapsed() >= api.config.ready_without_leader) else {
+        return Ok(());
+    };
+    let count = api.served().map_or(0, Partitions::count);
+    let is_led = |number: u16| known.leaders.get(usize::from(number)).copied().flatten().is_some();
+    let leaderless: Vec<u16> = (0..count).filter(|&number| !is_led(number)).collect();
+    let seconds = since.elapsed().as_secs();
+    let detail = format!(
+        "{} of {count} partitions have had no known leader for {seconds} s: writes and linearizable reads fail; session and \
+         stale reads are answered",
+        leaderless.len()
+    );
+    Err(Failure::new(ProblemKind::NoLeader, detail).with("partitions", leaderless))
 }
 
 /// `GET /v1/partitions/{p}/digest`: of what is here, or with a token at least of that position.
@@ -149,13 +193,14 @@ pub(crate) fn healthz() -> Response<ResponseBody> {
     text("ok\n")
 }
 
-/// `GET /readyz`: this node has caught up once since it started, and is not stopping.
+/// `GET /readyz`: this node has caught up once since it started, every partition has a leader, and it is not stopping.
 pub(crate) fn readyz(api: &Api) -> Result<Response<ResponseBody>, Failure> {
     let partitions = api.partitions()?;
     if *api.stopping.borrow() {
         return Err(Failure::starting("this node is stopping: ask another node"));
     }
     if partitions.is_ready() {
+        check_led(api)?;
         return Ok(text("ready\n"));
     }
     let lag: u64 = partitions.iter().map(|view| view.status().lag).sum();
@@ -164,6 +209,7 @@ pub(crate) fn readyz(api: &Api) -> Result<Response<ResponseBody>, Failure> {
 
 /// `GET /metrics`
 pub(crate) fn metrics(api: &Api) -> Result<Response<ResponseBody>, Failure> {
+    api.metrics.set_problems(&api.log.problems(), api.name_problem.lock().is_some());
     let held = HeldNow {
         feeds: api.open_feeds(),
         answer_bytes: api.answers.held_bytes(),

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "fjall")]
 mod fjall;
+mod known_history;
 pub(crate) mod layout;
 mod marker;
 mod memory;
@@ -16,6 +17,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use known_history::known_history;
 pub(crate) use store::{IndexStore, StoreConfig};
 pub use store::{StoreError, WipeReason};
 

@@ -6,9 +6,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use duramen_common::batch::{
     BATCH_FORMAT, BATCH_HEADER_BYTES, BATCH_MAGIC, BatchError, Record, RecordBatch, RecordBody, RecordSet,
 };
-use duramen_common::log::{AppendError, ClusterError, FetchError, Fetched, FetchedBatch, Log, TailError};
+use duramen_common::log::{AppendError, ClusterError, FetchError, Fetched, FetchedBatch, Log, Surveyed, TailError};
 use duramen_common::protocol::{AppendedRun, BatchId, ClusterInfo, ServingNodeInfo, TailAnswer};
-use duramen_common::{HistoryId, Offset, PartitionId, RequestId};
+use duramen_common::{HistoryId, NodeId, Offset, PartitionId, RequestId};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -31,6 +31,9 @@ struct State {
     unavailable: bool,
     other_history: Option<HistoryId>,
     tails_asked: u64,
+    leader: Option<NodeId>,
+    name_taken: Option<String>,
+    survey: Vec<Surveyed>,
 }
 
 #[derive(Default)]
@@ -60,6 +63,9 @@ impl MemoryLog {
             unavailable: false,
             other_history: None,
             tails_asked: 0,
+            leader: None,
+            name_taken: None,
+            survey: Vec::new(),
         };
         MemoryLog { state: Mutex::new(state), changed: watch::Sender::new(0) }
     }
@@ -74,7 +80,7 @@ impl MemoryLog {
             dedup_window: 1 << 18,
             log_nodes: Vec::new(),
             serving_nodes: state.serving_nodes.clone(),
-            leaders: vec![None; state.partitions.len()],
+            leaders: vec![state.leader; state.partitions.len()],
         }
     }
 
@@ -163,6 +169,21 @@ impl MemoryLog {
                 log.committed_end = log.append_end;
             }
         });
+    }
+
+    /// From now on registrations are refused: a node at this address has the name.
+    pub fn set_name_taken(&self, http_addr: Option<String>) {
+        self.state.lock().name_taken = http_addr;
+    }
+
+    /// What the log's nodes say of their history; empty: the truth.
+    pub fn set_survey(&self, survey: Vec<Surveyed>) {
+        self.state.lock().survey = survey;
+    }
+
+    /// Who leads every partition, as far as the log says; nobody at first.
+    pub fn set_leader(&self, leader: Option<NodeId>) {
+        self.state.lock().leader = leader;
     }
 
     /// From now on fetches say that this log is of another history.
@@ -372,8 +393,28 @@ impl Log for MemoryLog {
     }
 
     fn register(&self, serving_node: ServingNodeInfo, _timeout: Duration) -> BoxFuture<'_, Result<(), ClusterError>> {
-        self.change(|state| state.serving_nodes.push(serving_node));
+        let taken = self.state.lock().name_taken.clone();
+        if let Some(http_addr) = taken {
+            let name = serving_node.name;
+            return async { Err(ClusterError::NameTaken { name, http_addr }) }.boxed();
+        }
+        self.change(|state| {
+            state.serving_nodes.retain(|other| *other != serving_node);
+            state.serving_nodes.push(serving_node);
+        });
         async { Ok(()) }.boxed()
+    }
+
+    fn survey(&self, timeout: Duration) -> BoxFuture<'_, Vec<Surveyed>> {
+        async move {
+            let survey = self.state.lock().survey.clone();
+            if !survey.is_empty() {
+                return survey;
+            }
+            let history = self.cluster(timeout).await.map(|cluster| cluster.history).map_err(|error| error.to_string());
+            vec![Surveyed { addr: "memory".to_owned(), history }]
+        }
+        .boxed()
     }
 }
 

@@ -160,6 +160,28 @@ async fn configured_origins_are_answered_with_cors() {
     harness.stop().await;
 }
 
+/// Goal: a node that can neither write nor read linearizably says so. Method: a log without known leaders, for longer than
+/// the node stays ready without; then one leads.
+#[tokio::test]
+async fn a_node_without_leaders_is_not_ready_for_long() {
+    let config = ServingNodeConfig { ready_without_leader: Duration::from_millis(50), ..config() };
+    let harness = Harness::start_with(config, Arc::new(MemoryLog::new(history(), 2))).await;
+    while harness.get("/readyz").await.status == 200 {
+        tokio::task::yield_now().await;
+    }
+    let answer = harness.get("/readyz").await;
+    answer.problem(503, "no-leader");
+    assert!(answer.text().contains("2 of 2 partitions have had no known leader"), "{}", answer.text());
+    assert!(harness.get("/metrics").await.text().contains("duramen_leaderless_partitions 2"));
+    assert_eq!(harness.get("/v1/kv/a?consistency=stale").await.status, 404);
+    harness.log.set_leader(Some(duramen_common::NodeId::new(3)));
+    while harness.get("/readyz").await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(harness.get("/v1/status").await.json()["partitions"][1]["leader"], 3);
+    harness.stop().await;
+}
+
 /// The port is there at once; until the log answers, everything but /healthz is 503; the node registers itself.
 #[tokio::test]
 async fn a_node_answers_before_the_log_does() {
