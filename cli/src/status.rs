@@ -1,22 +1,27 @@
-//! `duramen status`: a table of every partition at every serving node, and whether their contents agree.
+//! `duramen status`: what is wrong, a table of every partition at every serving node, and whether their contents agree.
 //!
-//! * In: `GET /v1/status` and `/v1/partitions/{p}/digest` of the given nodes and of those that the log nodes know.
+//! * In: `GET /v1/status` and `/v1/partitions/{p}/digest` of the given serving nodes and of those that the log nodes know;
+//!   `GET /v1/cluster` of the log nodes.
 //! * Invariant: digests are compared only at one applied end; where no common end was met, that is said, and not called
 //!   a difference.
-//! * Exit: 1 when digests differ or could not be compared, or when no node answers.
+//! * Exit: 1 when a partition has no known leader, when digests differ or could not be compared, or when no node answers.
 
 mod digest;
+mod health;
 
 use crate::args::{LogUrls, ServingUrls};
 use crate::failure::Failure;
 use crate::http::Http;
-use crate::log_commands::LogNodes;
 use crate::output;
 use clap::Args;
 use duramen_common::PartitionId;
 use futures_util::future::join_all;
+use health::{AskedLogNode, Health, ask_log_nodes};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// How long a log node may take to say what it knows: one that hangs is a finding, not a reason to wait.
+const LOG_NODE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Arguments of `duramen status`.
 #[derive(Debug, Args)]
@@ -42,6 +47,9 @@ pub struct NodeStatus {
     node: String,
     history: String,
     partitions: Vec<PartitionStatus>,
+    /// What it complains about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +64,9 @@ struct PartitionStatus {
 
 #[derive(Serialize)]
 struct Report<'a> {
+    /// Partitions that nobody is known to lead.
+    leaderless: &'a [u16],
+    problems: &'a [String],
     nodes: Vec<NodeReport<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     digests: Option<&'a [digest::Comparison]>,
@@ -75,41 +86,34 @@ struct Asked {
     answer: Result<NodeStatus, String>,
 }
 
-#[derive(Deserialize)]
-struct ClusterJson {
-    #[serde(default)]
-    serving_nodes: Vec<ServingNodeJson>,
-}
-
-#[derive(Deserialize)]
-struct ServingNodeJson {
-    http_addr: String,
-}
-
 /// Runs `duramen status`.
 pub async fn run(args: StatusArgs) -> Result<(), Failure> {
     let http = Http::new(Duration::from_secs(10));
-    let asked = ask_all(&http, args.serving.urls, args.log.log_urls).await;
+    let log_nodes = ask_log_nodes(&Http::new(LOG_NODE_TIMEOUT), &args.log.log_urls).await;
+    let asked = ask_all(&http, args.serving.urls, &log_nodes).await;
     let alive: Vec<(&str, &NodeStatus)> =
         asked.iter().filter_map(|asked| Some((asked.url.as_str(), asked.answer.as_ref().ok()?))).collect();
+    let statuses: Vec<&NodeStatus> = alive.iter().map(|(_, status)| *status).collect();
+    let health = Health::of(&statuses, &log_nodes);
     let digests = match args.digest && alive.len() > 1 {
         true => Some(compare_digests(&http, &alive, Duration::from_millis(args.wait_ms)).await?),
         false => None,
     };
     if args.json {
-        output::json(&report(&asked, digests.as_deref()))?;
+        output::json(&report(&asked, &health, digests.as_deref()))?;
     } else {
+        for line in health.sentence().iter().chain(&health.problems) {
+            output::line(line)?;
+        }
         print(&asked, digests.as_deref())?;
     }
-    judge(&asked, alive.len(), args.digest, digests.as_deref())
+    judge(&asked, alive.len(), &health, args.digest, digests.as_deref())
 }
 
 /// Asks the given nodes and those that registered with the log; an address that is known both ways is asked once.
-async fn ask_all(http: &Http, mut urls: Vec<String>, log_urls: Vec<String>) -> Vec<Asked> {
-    if let Ok(answer) = LogNodes::new(log_urls).get("/v1/cluster").await
-        && let Ok(cluster) = serde_json::from_slice::<ClusterJson>(&answer.body)
-    {
-        for node in cluster.serving_nodes {
+async fn ask_all(http: &Http, mut urls: Vec<String>, log_nodes: &[AskedLogNode]) -> Vec<Asked> {
+    if let Some(cluster) = log_nodes.iter().find_map(AskedLogNode::view) {
+        for node in &cluster.serving_nodes {
             let url = format!("http://{}", node.http_addr);
             if !urls.contains(&url) {
                 urls.push(url);
@@ -143,13 +147,14 @@ async fn compare_digests(
     Ok(join_all(first.partitions.iter().map(compare)).await)
 }
 
-fn report<'a>(asked: &'a [Asked], digests: Option<&'a [digest::Comparison]>) -> Report<'a> {
+fn report<'a>(asked: &'a [Asked], health: &'a Health, digests: Option<&'a [digest::Comparison]>) -> Report<'a> {
     let node = |asked: &'a Asked| NodeReport {
         url: &asked.url,
         status: asked.answer.as_ref().ok(),
         error: asked.answer.as_ref().err().map(String::as_str),
     };
-    Report { nodes: asked.iter().map(node).collect(), digests }
+    let nodes = asked.iter().map(node).collect();
+    Report { leaderless: &health.leaderless, problems: &health.problems, nodes, digests }
 }
 
 fn print(asked: &[Asked], digests: Option<&[digest::Comparison]>) -> Result<(), Failure> {
@@ -189,12 +194,16 @@ fn print(asked: &[Asked], digests: Option<&[digest::Comparison]>) -> Result<(), 
 fn judge(
     asked: &[Asked],
     alive: usize,
+    health: &Health,
     wants_digest: bool,
     digests: Option<&[digest::Comparison]>,
 ) -> Result<(), Failure> {
     if alive == 0 {
         let first = asked.iter().find_map(|asked| asked.answer.as_ref().err()).cloned().unwrap_or_default();
         return Err(Failure::failed(format!("no serving node answers: {first}")));
+    }
+    if let Some(sentence) = health.sentence() {
+        return Err(Failure::failed(format!("{sentence}; start log nodes until a majority of them reach each other")));
     }
     if !wants_digest {
         return Ok(());

@@ -13,6 +13,7 @@ mod few_files;
 mod full_disk;
 mod hostile;
 mod idempotency;
+mod identity;
 mod kills;
 mod load;
 mod nemesis;

@@ -125,6 +125,11 @@ impl LogNodeSettings {
         if let Some(pair) = members.windows(2).find(|pair| matches!(pair, [one, other] if one.node == other.node)) {
             return refuse(format!("members: node {} comes twice", pair.first().map_or(0, |member| member.node)));
         }
+        let mut addrs: Vec<&str> = members.iter().flat_map(|member| [&*member.rpc_addr, &*member.http_addr]).collect();
+        addrs.sort_unstable();
+        if let Some([addr, _]) = addrs.windows(2).find(|pair| matches!(pair, [one, other] if one == other)) {
+            return refuse(format!("members: {addr} stands there twice; each node's two ports are its own"));
+        }
         let Some(own) = members.iter().find(|member| member.node == node) else {
             return refuse(format!("members: node {node}, this one, is missing"));
         };
@@ -206,6 +211,10 @@ mod tests {
             settings.members = Some(vec!["2=a:1/2".parse().unwrap(), "2=a:3/4".parse().unwrap()]);
         };
         refused(twice, "twice");
+        let shared = |settings: &mut LogNodeSettings| {
+            settings.members = Some(vec!["1=a:1/2".parse().unwrap(), "2=a:3/1".parse().unwrap()]);
+        };
+        refused(shared, "a:1 stands there twice");
         refused(|settings| settings.partitions = Some(0), "partitions");
         refused(|settings| settings.dedup_window = Some(0), "dedup-window");
     }
