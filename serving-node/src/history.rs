@@ -3,7 +3,7 @@
 //! * In: the history of what is in its data folder, and what every configured log node said. Out: the history to join, or a
 //!   sentence that says why none.
 //! * Invariant: it does not depend on who answers first. All log nodes that answer must be of one history.
-//! * Invariant: a known history is not left while any configured log node may still be of it.
+//! * Invariant: a known history is never left by itself: a person deletes the folder.
 //! * Deliberately absent: asking, wiping.
 //! * Source: docs/adr/0018-identity-and-addresses.md.
 
@@ -16,13 +16,6 @@ use std::collections::BTreeMap;
 pub(crate) enum Choice {
     /// It joins this one, or goes on in it.
     Join(HistoryId),
-    /// All log nodes are of another history than its folder: the folder's content is replaced, and that is said.
-    Leave {
-        /// The folder's.
-        known: HistoryId,
-        /// The log's.
-        found: HistoryId,
-    },
     /// Nobody has answered yet.
     Wait(String),
     /// A person must act: why, and what to do.
@@ -37,7 +30,6 @@ pub(crate) fn choose(known: Option<HistoryId>, said: &[Surveyed]) -> Choice {
             addrs.entry(*history).or_default().push(addr);
         }
     }
-    let silent: Vec<&str> = said.iter().filter(|said| said.history.is_err()).map(|said| said.addr.as_str()).collect();
     let folder = known.map_or_else(String::new, |known| format!("; this node's data folder is of {known}"));
     let mut histories = addrs.iter();
     match (histories.next(), histories.next()) {
@@ -46,12 +38,10 @@ pub(crate) fn choose(known: Option<HistoryId>, said: &[Surveyed]) -> Choice {
             Choice::Wait(why)
         }
         (Some((&found, addrs)), None) => match known {
-            Some(known) if known != found && silent.is_empty() => Choice::Leave { known, found },
             Some(known) if known != found => Choice::Refuse(format!(
-                "this node's data folder is of history {known}, the log nodes that answer ({}) are of {found}, and {} cannot \
-                 be asked: correct --log-nodes, or, to join {found}, delete the index folder in this node's data folder",
-                addrs.join(", "),
-                silent.join(", ")
+                "this node's data folder is of history {known}, the log nodes that answer ({}) are of {found}: correct \
+                 --log-nodes, or, to join {found}, delete the folder `index` in this node's data folder",
+                addrs.join(", ")
             )),
             _ => Choice::Join(found),
         },
@@ -103,14 +93,12 @@ mod tests {
         }
     }
 
-    /// Goal: a known history is left only when nobody can be of it any more.
+    /// Goal: a known history is not left, also when all log nodes are of another one.
     #[test]
-    fn a_known_history_is_left_only_when_all_log_nodes_are_of_another() {
-        let (known, found) = (HistoryId::from_bits(1), HistoryId::from_bits(2));
-        assert_eq!(chosen(Some(1), &[Some(2), Some(2), Some(2)]), Choice::Leave { known, found });
-        let Choice::Refuse(why) = chosen(Some(1), &[Some(2), None, Some(2)]) else {
-            panic!("left while one is silent")
-        };
-        assert!(why.contains("n:1 cannot be asked") && why.contains("000001") && why.contains("000002"), "{why}");
+    fn a_known_history_is_not_left() {
+        for histories in [[Some(2), Some(2), Some(2)], [Some(2), None, Some(2)]] {
+            let Choice::Refuse(why) = chosen(Some(1), &histories) else { panic!("{histories:?}: left") };
+            assert!(why.contains("000001") && why.contains("000002") && why.contains("delete the folder"), "{why}");
+        }
     }
 }

@@ -283,16 +283,8 @@ async fn find_cluster(log: &dyn Log, known: Option<HistoryId>) -> Result<Cluster
         let why = match choose(known, &log.survey(CLUSTER_TIMEOUT).await) {
             Choice::Refuse(why) => return Err(why),
             Choice::Wait(why) => why,
-            Choice::Join(history) | Choice::Leave { found: history, .. } => match log.cluster(CLUSTER_TIMEOUT).await {
-                Ok(cluster) if cluster.history == history => {
-                    if let Some(known) = known.filter(|&known| known != history) {
-                        tracing::warn!(
-                            %known, found = %history,
-                            "all log nodes are of another history than this node's data folder, which is wiped"
-                        );
-                    }
-                    return Ok(cluster);
-                }
+            Choice::Join(history) => match log.cluster(CLUSTER_TIMEOUT).await {
+                Ok(cluster) if cluster.history == history => return Ok(cluster),
                 Ok(cluster) => {
                     let theirs = cluster.history;
                     return Err(format!(

@@ -5,6 +5,7 @@
 //! * Invariant: at most as many nodes are remembered as the client calls.
 
 use super::directory::{Directory, OtherHistory};
+use duramen_common::NodeId;
 use duramen_common::log::LogProblem;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -93,7 +94,7 @@ impl Health {
             .filter(|(_, node)| lasts(&node.ill))
             .map(|(addr, node)| LogProblem {
                 is_foreign: matches!(node.ill, Ill::Foreign(_)),
-                text: sentence(addr, directory.node_at(addr).map(|node| node.get()), &node.ill, now),
+                text: sentence(addr, directory.node_at(addr).map(NodeId::get), &node.ill, now),
             })
             .collect()
     }
