@@ -11,8 +11,8 @@ pub mod http;
 pub mod index;
 pub mod node;
 pub mod partitions;
-mod stoppable_log;
 mod registration;
+mod stoppable_log;
 mod subscriber;
 mod tail;
 #[cfg(any(test, feature = "testing"))]

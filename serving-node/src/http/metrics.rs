@@ -8,8 +8,8 @@
 use super::router::Route;
 use crate::partitions::Partitions;
 use duramen_common::Offset;
-use duramen_transport::http::{HttpCollector, HttpStats};
 use duramen_common::log::LogProblem;
+use duramen_transport::http::{HttpCollector, HttpStats};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
