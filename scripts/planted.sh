@@ -3,4 +3,6 @@
 # scripts/planted.sh [--list] [--control-seeds N] [BUG…]. Ends with 1 when one is missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec cargo run --quiet -p duramen-tests --bin duramen-planted -- "$@"
+# With the binary that the operator suite runs.
+cargo build --quiet -p duramen-tests --bins
+exec "${CARGO_TARGET_DIR:-target}/debug/duramen-planted" "$@"

@@ -116,4 +116,7 @@ plants! {
     FeedResumesEarly = "feed-resumes-early",
     /// A feed resumes one record behind the first that was not given.
     FeedResumesLate = "feed-resumes-late",
+    // The operator's world.
+    /// Of a data folder only a file in it is locked: who removes that file lets a second process in.
+    LockOnFileOnly = "lock-on-file-only",
 }

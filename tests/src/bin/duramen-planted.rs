@@ -5,6 +5,7 @@
 //! * Exit code 1 when a bug is missed or a control is not clean, 2 for wrong arguments.
 
 use duramen_common::planted::Plant;
+use duramen_tests::harness::process::set_binary_beside;
 use duramen_tests::planted::{Catch, Hunted, Row, Suite, TABLE, control, hunt};
 use std::process::ExitCode;
 
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(why) = set_binary_beside() {
+        eprintln!("{why}");
+        return ExitCode::from(2);
+    }
     let are_controls_clean = run_controls(&wanted);
     println!("| {:<26} | {:<9} | {:>5} | {:>8} | caught by saying", "planted bug", "suite", "seeds", "ms");
     println!("| {0:-<26} | {0:-<9} | {0:->5} | {0:->8} | ----------------", "");

@@ -1,6 +1,6 @@
 //! Suite: what runs a seed and says what is broken.
 
-use super::{serving_suite, store_suite, terms_suite};
+use super::{operator_suite, serving_suite, store_suite, terms_suite};
 use crate::sim::{self, SimOptions};
 use std::any::Any;
 use std::fmt;
@@ -19,11 +19,14 @@ pub enum Suite {
     Leaders,
     /// `terms_suite`: one group whose lead is handed around.
     Terms,
+    /// `operator_suite`: real processes, and what happens to machines that people look after.
+    Operator,
 }
 
 impl Suite {
     /// All of them.
-    pub const ALL: [Suite; 5] = [Suite::Store, Suite::Serving, Suite::Simulator, Suite::Leaders, Suite::Terms];
+    pub const ALL: [Suite; 6] =
+        [Suite::Store, Suite::Serving, Suite::Simulator, Suite::Leaders, Suite::Terms, Suite::Operator];
 
     /// Runs a seed; an assertion of the program itself that fails there counts too.
     pub fn run_seed(self, seed: u64) -> Result<(), String> {
@@ -33,6 +36,7 @@ impl Suite {
             Suite::Simulator => simulate(seed, &SimOptions::default()),
             Suite::Leaders => simulate(seed, &SimOptions::of_leaders()),
             Suite::Terms => terms_suite::run_seed(seed),
+            Suite::Operator => operator_suite::run_seed(seed),
         };
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(format!("panic: {}", message(&*panic))))
     }
@@ -50,6 +54,7 @@ impl fmt::Display for Suite {
             Suite::Simulator => "simulator",
             Suite::Leaders => "leaders",
             Suite::Terms => "terms",
+            Suite::Operator => "operator",
         })
     }
 }

@@ -74,11 +74,13 @@ pub enum Fault {
     WrongCluster,
     /// A log node of another cluster is where a member should be.
     StrangeMember,
+    /// A second serving node is started under the name of one that runs.
+    SameName,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 25] = [
+    pub const ALL: [Fault; 26] = [
         Fault::Kill,
         Fault::Pause,
         Fault::Isolate,
@@ -104,6 +106,7 @@ impl Fault {
         Fault::WrongClock,
         Fault::WrongCluster,
         Fault::StrangeMember,
+        Fault::SameName,
     ];
 
     /// Faults that a run has unless it is told otherwise: all but those that the nodes are known to fail.
@@ -113,18 +116,17 @@ impl Fault {
     }
 
     /// Faults whose expectation the nodes do not meet yet. They run when they are asked for by name.
-    pub const KNOWN_TO_FAIL: [Fault; 11] = [
+    pub const KNOWN_TO_FAIL: [Fault; 10] = [
         Fault::FilesExhausted,
         Fault::StderrGone,
         Fault::StderrFull,
         Fault::SlowCollector,
-        Fault::UnreadAnswers,
         Fault::MovedAddress,
         Fault::IndexDamaged,
         Fault::IndexRot,
-        Fault::LocksRemoved,
         Fault::WrongCluster,
         Fault::StrangeMember,
+        Fault::SameName,
     ];
 
     /// Faults of the operator's world, by what they are about. One of each group is enough for a short run.
@@ -136,7 +138,7 @@ impl Fault {
         &[Fault::IndexDamaged, Fault::IndexRot],
         &[Fault::LocksRemoved],
         &[Fault::WrongClock],
-        &[Fault::WrongCluster, Fault::StrangeMember],
+        &[Fault::WrongCluster, Fault::StrangeMember, Fault::SameName],
     ];
 
     /// What it is called.
@@ -168,6 +170,7 @@ impl Fault {
             Fault::WrongClock => "wrong-clock",
             Fault::WrongCluster => "wrong-cluster",
             Fault::StrangeMember => "strange-member",
+            Fault::SameName => "same-name",
         }
     }
 
@@ -223,6 +226,7 @@ impl Fault {
             Fault::WrongClock => operator::clock::wrong(stage, rng, hold).await,
             Fault::WrongCluster => operator::strangers::wrong_cluster(stage, rng, hold).await,
             Fault::StrangeMember => operator::strangers::strange_member(stage, rng, hold).await,
+            Fault::SameName => operator::strangers::same_name(stage, rng, hold).await,
         }
     }
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::time::sleep;
 
 /// So many keys, each written twice, in an order that leaves every page of an index with several parts.
 const KEYS: usize = 4_000;
@@ -202,6 +203,8 @@ async fn write_keys(stage: &mut Stage) -> Result<(), String> {
         })
         .await?;
         written.extend(part.iter().cloned());
+        // A slow client: every flush of the index has a little of everything.
+        sleep(Duration::from_millis(60)).await;
     }
     stage.settled_keys = written;
     Ok(())

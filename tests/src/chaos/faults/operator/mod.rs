@@ -18,6 +18,8 @@ pub(super) mod strangers;
 use crate::chaos::stage::{Node, Stage};
 use crate::harness::poll;
 use crate::harness::process::Process;
+use std::cell::RefCell;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long the cluster may take to serve while an operator's fault is there.
@@ -46,6 +48,48 @@ fn said(process: &Process, said_before: usize, wanted: &[&str]) -> Result<String
 fn end_of(said: &str) -> String {
     let lines: Vec<&str> = said.lines().collect();
     lines[lines.len().saturating_sub(4)..].join(" | ")
+}
+
+/// Starts a node once more, at other addresses, on the same folder or on one of its own, and waits until it has refused;
+/// gives what it said.
+async fn second_refused(stage: &Stage, victim: Node, own_folder: Option<&Path>, what: &str) -> Result<String, String> {
+    let host = stage.host_of(victim);
+    let mut changes: Vec<(&str, String)> =
+        ["rpc", "http"].map(|name| (name, format!("\"{}\"", stage.spare_address(&host)))).to_vec();
+    changes.extend(own_folder.map(|folder| ("data-dir", format!("{folder:?}"))));
+    let lines: Vec<String> = stage.config(victim).lines().map(|line| changed(line, &changes)).collect();
+    let folder = stage.aside(&format!("second-{victim}"));
+    let file = folder.join("second.toml");
+    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, lines.join("\n")));
+    written.map_err(|error| format!("{}: {error}", file.display()))?;
+    let role = match victim {
+        Node::Log(_) => "log-node",
+        Node::Serving(_) => "serving-node",
+    };
+    let args = vec![role.into(), "--config".into(), file.into()];
+    let mut second = Process::new("second", &folder, args).launched_by(&host.launcher);
+    let said_before = second.output().len();
+    second.start();
+    let ended = {
+        let process = RefCell::new(&mut second);
+        poll(&format!("{what} to be refused"), TOLD_WITHIN, || async {
+            process.borrow_mut().try_end().ok_or_else(|| "it runs".to_owned())
+        })
+        .await
+    };
+    // It must not go on while the first is looked at.
+    second.kill();
+    let said = second.output().split_off(said_before);
+    match ended? {
+        status if status.success() => Err(format!("{what} ended as if all were well: {}", end_of(&said))),
+        _ => Ok(said),
+    }
+}
+
+/// A line of a configuration file, with another value where its name is among these.
+fn changed(line: &str, changes: &[(&str, String)]) -> String {
+    let change = changes.iter().find(|(name, _)| line.starts_with(&format!("{name} = ")));
+    change.map_or_else(|| line.to_owned(), |(name, value)| format!("{name} = {value}"))
 }
 
 /// Restarts nodes one after the other as they are configured now; each must end cleanly and be ready.

@@ -23,7 +23,7 @@ const SCANS: usize = 24;
 const READS: usize = 24;
 const LOG_READS: usize = 24;
 /// How much more memory a node may take for all of them. Unit: MiB.
-const HELD_MIB_MAX: u64 = 320;
+const HELD_MIB_MAX: u64 = 400;
 /// How much more it may have when they are gone. Unit: MiB.
 const KEPT_MIB_MAX: u64 = 200;
 /// How long it may take to give memory back.

@@ -1,10 +1,10 @@
-//! Nodes of another cluster where ours are expected: a typo in an address, a copied configuration.
+//! Nodes of another cluster where ours are expected, and two nodes of one name: a typo in an address, a copied configuration.
 //!
 //! * The other cluster is one log node, with a history of its own.
 //! * Expected: a serving node that is configured with log nodes of two clusters, or of the wrong one, refuses and names both
 //!   histories; it wipes nothing. A log node of another cluster in a member's place is named, and the others go on.
 
-use super::{BOTH, SERVED_WITHIN, TOLD_WITHIN, says};
+use super::{BOTH, SERVED_WITHIN, TOLD_WITHIN, changed, end_of, says, second_refused};
 use crate::chaos::changes::history_at;
 use crate::chaos::faults::Hold;
 use crate::chaos::stage::{Node, QUESTION, Stage};
@@ -32,9 +32,8 @@ impl Stranger {
         // Its own place in the list is the only one that counts.
         let nodes = vec![addresses; number + 1];
         let text = config::log_node(number + 1, &data, &nodes, stage.cluster.partitions, "segment-mib = 1");
-        let own = format!("members = [\"{}={rpc}/{}\"]", number + 1, http.port());
-        let text: Vec<&str> =
-            text.lines().map(|line| if line.starts_with("members = ") { &own } else { line }).collect();
+        let own = [("members", format!("[\"{}={rpc}/{}\"]", number + 1, http.port()))];
+        let text: Vec<String> = text.lines().map(|line| changed(line, &own)).collect();
         let file = folder.join("stranger.toml");
         let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, text.join("\n")));
         written.map_err(|error| format!("{}: {error}", file.display()))?;
@@ -70,9 +69,8 @@ pub(in crate::chaos::faults) async fn wrong_cluster(
         );
         rng.shuffle(&mut log_nodes);
     }
-    let list = format!("log-nodes = [{}]", log_nodes.join(", "));
-    let text = stage.config(victim);
-    let text: Vec<&str> = text.lines().map(|line| if line.starts_with("log-nodes") { &list } else { line }).collect();
+    let list = [("log-nodes", format!("[{}]", log_nodes.join(", ")))];
+    let text: Vec<String> = stage.config(victim).lines().map(|line| changed(line, &list)).collect();
     stage.change_config(victim, &text.join("\n"));
     let said_before = stage.process(victim).output().len();
     stage.restart(victim).await?;
@@ -97,7 +95,27 @@ pub(in crate::chaos::faults) async fn wrong_cluster(
         return Err(format!("{victim} gave up its index for a cluster that is not its own: {line}"));
     }
     refused?;
-    Ok(format!("{victim}, {list}: refused by both histories"))
+    Ok(format!("{victim}, {}: refused by both histories", list[0].1))
+}
+
+/// A second serving node under the name of one that runs, with a folder of its own.
+pub(in crate::chaos::faults) async fn same_name(
+    stage: &mut Stage,
+    rng: &mut Rng,
+    hold: &Hold,
+) -> Result<String, String> {
+    let victim = Node::Serving(rng.below(stage.cluster.serving.len()));
+    let folder = stage.aside("same-name").join(format!("{:x}", rng.bits()));
+    let what = format!("a second node called {victim}");
+    let refusal = second_refused(stage, victim, Some(&folder), &what).await;
+    hold.wait().await;
+    let said = refusal?;
+    if !said.lines().any(|line| line.contains(&victim.to_string()) && line.contains("in use")) {
+        return Err(format!("{what} does not say that the name is in use: {}", end_of(&said)));
+    }
+    stage.check_alive(&[victim])?;
+    stage.serves(&BOTH, SERVED_WITHIN).await?;
+    Ok(format!("{victim}; the second one was refused"))
 }
 
 /// The history that a serving node serves, if it serves at all.
