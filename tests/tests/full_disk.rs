@@ -1,21 +1,32 @@
-//! A full disk: writes are refused by name, reads go on, and the node lives on when space returns.
+//! A full disk: writes are refused by name, reads go on, also over a leader change, and the node lives on when space returns.
 
 use crate::e2e;
+use duramen_common::SessionToken;
 use duramen_tests::harness::cluster::{PATIENCE, Plan};
 use duramen_tests::harness::disk::SmallDisk;
 use duramen_tests::harness::http::kv;
 use duramen_tests::harness::{Answer, Cluster, until};
 use std::path::Path;
 
+/// Linearizable reads of all values at both serving nodes.
+async fn check_reads(cluster: &Cluster, versions: &[SessionToken]) {
+    for (number, version) in versions.iter().enumerate() {
+        for node in 0..2 {
+            let read = cluster.http(node).get(kv(format!("big/{number}"))).wait(20).expect(200).await;
+            assert!(read.version() == *version && read.body.len() == 512 << 10, "value {number} at node {node}");
+        }
+    }
+}
+
 fn small_disks(folder: &Path) -> Result<Vec<SmallDisk>, String> {
     (1..=3).map(|number| SmallDisk::mount(&folder.join(format!("disk-{number}")), 320)).collect()
 }
 
 e2e! {
-    /// Goal: 507 `log-full` before anything breaks; reads go on; writes resume by themselves when there is space again.
-    /// Method: each log node has a tmpfs of 320 MiB with a ballast file; values of 512 KiB are put until refused; then the
-    /// ballast goes.
-    async fn a_full_disk_is_refused_by_name_and_survived(places: 1, seconds: 150) {
+    /// Goal: 507 `log-full` before anything breaks; reads go on, also when the leader dies and comes back meanwhile; writes resume by
+    /// themselves when there is space again. Method: each log node has a tmpfs of 320 MiB with a ballast file; values of 512 KiB are
+    /// put until refused, and the ballast takes what is left; the leader is killed, then started again; then the ballast goes.
+    async fn a_full_disk_is_refused_by_name_and_survived(places: 1, seconds: 240) {
         let folder = tempfile::TempDir::with_prefix("duramen-disks-").expect("a temporary folder");
         let disks = match small_disks(folder.path()) {
             Ok(disks) => disks,
@@ -43,12 +54,21 @@ e2e! {
         };
         assert!(refused.header("retry-after").is_some(), "{refused}");
         assert!(acknowledged.len() > 4, "refused after {} values only", acknowledged.len());
-        for (number, version) in acknowledged.iter().enumerate() {
-            for node in 0..2 {
-                let read = cluster.http(node).get(kv(format!("big/{number}"))).wait(20).expect(200).await;
-                assert!(read.version() == *version && read.body.len() == 512 << 10, "value {number} at node {node}");
-            }
+        check_reads(&cluster, &acknowledged).await;
+        for disk in &disks {
+            disk.fill_more().expect("the ballast can grow");
         }
+        let leader = cluster.leader_of(0).await;
+        cluster.log[leader].kill();
+        check_reads(&cluster, &acknowledged).await;
+        until("a write to be refused by name", PATIENCE, || async {
+            let answer = http.put(kv("full"), "no").wait(5).send().await.map_err(|e| e.to_string())?;
+            if answer.status == 507 { Ok(()) } else { Err(answer.to_string()) }
+        })
+        .await;
+        cluster.start_log(leader);
+        cluster.wait_log_ready(leader).await;
+        check_reads(&cluster, &acknowledged).await;
         for number in 0..3 {
             cluster.log[number].check_alive().unwrap_or_else(|ended| panic!("a full disk ended a node: {ended}"));
         }

@@ -37,6 +37,14 @@ impl SmallDisk {
         Ok(())
     }
 
+    /// Takes what is left, too.
+    pub fn fill_more(&self) -> std::io::Result<()> {
+        let stat = rustix::fs::statvfs(&self.at)?;
+        let ballast = File::options().write(true).open(self.ballast())?;
+        let length = ballast.metadata()?.len() + stat.f_bavail * stat.f_frsize;
+        Ok(rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, length)?)
+    }
+
     /// Gives the space back.
     pub fn free(&self) -> std::io::Result<()> {
         std::fs::remove_file(self.ballast())

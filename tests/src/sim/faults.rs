@@ -334,7 +334,7 @@ impl Faults {
             Kind::FailedSync => cluster.medium(log).fail_next_sync(),
             Kind::FullDisk => {
                 let medium = cluster.medium(log);
-                let left_bytes = self.rng.within(0, 48 * 1024);
+                let left_bytes = self.rng.within(0, 192 * 1024);
                 medium.set_quota(Some(medium.used_bytes() + left_bytes));
                 self.mend_after(cluster, 300, 4_000, Mend::Quota(log));
             }
@@ -501,7 +501,7 @@ fn narrow(host: usize, is_narrow: bool, cluster: &Cluster) {
 }
 
 /// Who was elected in a partition's newest term, as far as any log node that runs knows; it may be down by now.
-fn newest_leader(cluster: &mut Cluster, partition: PartitionId) -> Option<usize> {
+pub(super) fn newest_leader(cluster: &mut Cluster, partition: PartitionId) -> Option<usize> {
     let mut newest: Option<StoredVote> = None;
     for host in 0..LOG_HOSTS {
         let vote = cluster.logs(host).iter().find(|log| log.partition() == partition).and_then(PartitionLog::vote);

@@ -1,11 +1,11 @@
 //! One run: from a seed to a report, or to what broke.
 //!
 //! * A faulty phase with clients at work, then no more faults: probes are written, everything must catch up, and what clients
-//!   were told must stand in the log.
+//!   were told must stand in the log. In the end every disk is full, leaders die, and reads must go on.
 //! * Invariant: it ends in bounded virtual time, whatever happens.
 
-use super::cluster::{CLIENT_HOST, Cluster, LOG_HOSTS, TICK_MS};
-use super::faults::{FaultPlan, Faults, Kind};
+use super::cluster::{CLIENT_HOST, Cluster, Death, LOG_HOSTS, TICK_MS};
+use super::faults::{FaultPlan, Faults, Kind, newest_leader};
 use super::invariants::{EndsSeen, FoldsSeen, OnceSeen, Progress, ReplicasSeen, Told};
 use super::invariants::{judge_feeds, judge_registers, judge_sessions};
 use super::ledger::Ledgers;
@@ -27,11 +27,13 @@ use super::workload::mix::Mix;
 use crate::harness::Rng;
 use duramen_client::log_client::LogClient;
 use duramen_common::PartitionId;
+use duramen_common::log::Log as _;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// How long the last answers are waited for in the log. Unit: milliseconds of virtual time.
 const PUBLISHED_MS_MAX: u64 = 2_000;
@@ -222,6 +224,7 @@ impl Run {
         self.faults.stop(&mut self.cluster);
         self.recover()?;
         self.hear_out()?;
+        self.read_without_room()?;
         self.told.judge_rest(&self.ledgers)?;
         self.compare_media()?;
         let witness = self.stage.witness.lock();
@@ -344,6 +347,41 @@ impl Run {
         Ok(())
     }
 
+    /// Every disk is full to the last byte, each partition's leader dies, and nobody frees anything: whoever leads next must be
+    /// confirmed, and answer.
+    fn read_without_room(&mut self) -> Result<(), Broken> {
+        for host in 0..LOG_HOSTS {
+            let medium = self.cluster.medium(host);
+            medium.set_quota(Some(medium.used_bytes()));
+        }
+        for number in 0..self.settings.partitions {
+            let partition = PartitionId::new(number);
+            if let Some(leader) = newest_leader(&mut self.cluster, partition) {
+                self.cluster.crash(leader, Death::Kill, 200);
+            }
+            let (log, answered) = (self.log_client(&format!("reader {number}")), Arc::new(AtomicBool::new(false)));
+            let done = Arc::clone(&answered);
+            self.spawn(async move {
+                while log.tail(partition, Duration::from_secs(2)).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            let progress = Progress::begin(self.cluster.now_ms());
+            while !answered.load(Ordering::Relaxed) {
+                self.tick()?;
+                progress.check(self.cluster.now_ms(), "on full disks a tail question has no answer")?;
+            }
+        }
+        (0..LOG_HOSTS).for_each(|host| self.cluster.medium(host).set_quota(None));
+        let progress = Progress::begin(self.cluster.now_ms());
+        while let Some(lacks) = self.lacks() {
+            progress.check(self.cluster.now_ms(), &lacks)?;
+            self.tick()?;
+        }
+        Ok(())
+    }
+
     /// What is missing until the cluster has recovered.
     fn lacks(&mut self) -> Option<String> {
         for host in 0..LOG_HOSTS {
@@ -400,7 +438,7 @@ impl Run {
                     return Err(Broken::new(2, format!("{name} cannot be read: {damage}")));
                 }
                 is_mended = true;
-                self.cluster.crash(host, super::cluster::Death::Kill, TICK_MS);
+                self.cluster.crash(host, Death::Kill, TICK_MS);
                 let progress = Progress::begin(self.cluster.now_ms());
                 loop {
                     self.tick()?;

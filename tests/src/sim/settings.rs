@@ -78,7 +78,7 @@ impl Settings {
             store: StoreConfig {
                 segment_bytes: self.segment_bytes,
                 meta_segment_bytes: 8 * 1024,
-                reserve_bytes: 32 * 1024,
+                reserve_bytes: 128 * 1024,
                 cache_bytes_max: self.cache_bytes * 3,
                 cache_bytes_partition_max: self.cache_bytes,
                 ..StoreConfig::default()
