@@ -9,7 +9,8 @@ use tokio::net::TcpListener;
 
 /// Answers requests until the node stops.
 pub(crate) async fn run(api: Arc<Api>, listener: TcpListener) {
-    let (limits, stats, stop) = (api.config.http.clone(), Arc::clone(&api.listener), api.stop.clone());
+    let (mut limits, stats, stop) = (api.config.http.clone(), Arc::clone(&api.listener), api.stop.clone());
+    limits.budgets = vec![api.answers.clone(), api.feeding.budget().clone()];
     http::serve(listener, ByRouter(api), limits, stats, stop).await;
 }
 

@@ -6,6 +6,7 @@
 //! * Invariant: only a connection without a request under way is given up for a new caller.
 
 use super::HttpLimits;
+use duramen_common::budget::Budget;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -192,12 +193,12 @@ impl Activity {
     }
 
     /// Why its time is over, if it is.
-    fn overdue(&self, limits: &HttpLimits) -> Option<Cut> {
+    fn overdue(&self, limits: &HttpLimits, write_timeout: Duration) -> Option<Cut> {
         let now_ms = self.now_ms();
         let is_over = |since_ms: u64, limit: Duration| u128::from(now_ms.saturating_sub(since_ms)) >= limit.as_millis();
         let blocked = self.blocked.load(Ordering::Relaxed);
         if blocked != NOT_BLOCKED {
-            return is_over(blocked, limits.write_timeout).then_some(Cut::NotRead);
+            return is_over(blocked, write_timeout).then_some(Cut::NotRead);
         }
         match Phase::of(self.phase.load(Ordering::Relaxed)) {
             (Phase::Idle, since_ms) => is_over(since_ms, limits.idle_timeout).then_some(Cut::Idle),
@@ -257,7 +258,8 @@ impl Places {
     /// How often [`Places::sweep`] must be called: a quarter of the shortest time, within reason.
     pub(super) fn sweep_interval(&self) -> Duration {
         let limits = &self.limits;
-        let shortest = limits.idle_timeout.min(limits.head_timeout).min(limits.write_timeout);
+        let writes = limits.write_timeout.min(limits.write_timeout_pressed);
+        let shortest = limits.idle_timeout.min(limits.head_timeout).min(writes);
         (shortest / 4).clamp(SWEEP_MIN, SWEEP_MAX)
     }
 
@@ -315,8 +317,13 @@ impl Places {
     pub(super) fn sweep(&self) {
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX >> Phase::BITS);
         self.clock_ms.store(now_ms, Ordering::Relaxed);
+        let is_pressed = self.limits.budgets.iter().any(Budget::is_pressed);
+        let write_timeout = match is_pressed {
+            true => self.limits.write_timeout.min(self.limits.write_timeout_pressed),
+            false => self.limits.write_timeout,
+        };
         for activity in self.taken.lock().by_number.values() {
-            let Some(cut) = activity.overdue(&self.limits) else { continue };
+            let Some(cut) = activity.overdue(&self.limits, write_timeout) else { continue };
             if activity.give_up(cut) {
                 let counter = if cut == Cut::NotRead { &self.stats.not_read } else { &self.stats.timed_out };
                 counter.fetch_add(1, Ordering::Relaxed);

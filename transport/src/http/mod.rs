@@ -25,6 +25,7 @@ pub use body::{BodyError, RequestBody};
 pub use metrics::HttpCollector;
 pub use stop::{Stop, Stopper};
 
+use duramen_common::budget::Budget;
 use std::time::Duration;
 
 /// hyper reads no more of a request's head than this. Unit: bytes.
@@ -46,6 +47,10 @@ pub struct HttpLimits {
     pub body_timeout: Duration,
     /// A caller that takes no byte of its answer for this long is cut off.
     pub write_timeout: Duration,
+    /// The same while somebody waits for room in one of the `budgets`.
+    pub write_timeout_pressed: Duration,
+    /// What answers of this listener hold until they are taken. The listener only looks whether they are pressed.
+    pub budgets: Vec<Budget>,
     /// Most bytes of request bodies that are held at once, over all connections. Unit: bytes.
     pub bodies_bytes_max: usize,
     /// After a stop was asked for: how long requests under way may take before they are answered that the node stops.
@@ -62,6 +67,8 @@ impl Default for HttpLimits {
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
+            write_timeout_pressed: Duration::from_secs(3),
+            budgets: Vec::new(),
             bodies_bytes_max: 256 * 1024 * 1024,
             stop_grace: Duration::from_secs(1),
             stop_time_max: Duration::from_secs(3),

@@ -85,11 +85,12 @@ impl HttpServer {
         let addr = listener.local_addr().expect("a bound listener has an address");
         let guard = Arc::new(HostGuard::listening_on(addr, shared.config.http_origins.clone()));
         let stopper = Stopper::default();
-        let limits = shared.config.http.clone();
+        let mut limits = shared.config.http.clone();
         let stats = Arc::new(HttpStats::default());
         let collector = Box::new(HttpCollector(Arc::clone(&stats)));
         shared.registry.lock().sub_registry_with_prefix("duramen").register_collector(collector);
         let answers = Budget::new(shared.config.limits.answer_bytes_max);
+        limits.budgets = vec![answers.clone()];
         let pages = Arc::new(Semaphore::new(PAGES_MAX));
         let routes = ByRoutes(router(Api { shared, guard, answers, pages, stop: stopper.stop() }));
         let grace = limits.stop_grace;
