@@ -2,6 +2,7 @@
 
 use super::feed::Feed;
 use super::*;
+use duramen_transport::http::HttpLimits;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
@@ -10,7 +11,12 @@ const VALUES: usize = 160;
 
 /// A node with little to hold, over values of 60 KiB.
 async fn harness() -> Harness {
+    harness_with(HttpLimits::default()).await
+}
+
+async fn harness_with(http: HttpLimits) -> Harness {
     let mut small = config();
+    small.http = http;
     small.answer_bytes_max = 256 * KIB;
     small.feed_bytes_max = 1024 * KIB;
     let harness = Harness::start_with(small, Arc::new(MemoryLog::new(history(), 2))).await;
@@ -107,5 +113,27 @@ async fn answers_that_nobody_takes_are_counted() {
     assert!(harness.get("/v1/kv?limit=1000").await.json()["items"].as_array().unwrap().len() > 60);
     assert_eq!(harness.send("HEAD", "/v1/kv/k001", &[], b"").await.status, 200);
     until(&harness, "answer_bytes_held", |bytes| bytes == 0).await;
+    harness.stop().await;
+}
+
+/// Goal: who waits for room gets it, because callers that take nothing are dropped sooner then; feeds and answers alike.
+#[tokio::test]
+async fn who_takes_nothing_goes_while_others_wait() {
+    let pressed = HttpLimits { write_timeout_pressed: Duration::from_secs(1), ..HttpLimits::default() };
+    let harness = harness_with(pressed).await;
+    let mut held = vec![stalled(&harness, "/v1/kv?limit=1000").await];
+    until(&harness, "answer_bytes_held", |bytes| bytes == 256 * KIB).await;
+    let answer = harness.get_with("/v1/kv?limit=1000", &[("prefer", "wait=15")]).await;
+    assert!(answer.json()["items"].as_array().unwrap().len() > 60);
+    for _ in 0..2 {
+        held.push(stalled(&harness, "/v1/feed?from=c7f3a1.").await);
+    }
+    until(&harness, "feed_bytes_held", |bytes| bytes > 512 * KIB).await;
+    let mut feed = Feed::open(&harness, "/v1/feed?from=c7f3a1.", &[]).await;
+    for _ in 0..VALUES {
+        feed.next().await;
+    }
+    assert!(gauge(&harness, "http_connections_not_read_total").await >= 2);
+    drop(held);
     harness.stop().await;
 }
