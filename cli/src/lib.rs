@@ -32,6 +32,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The same. Nodes take the time of day, and their randomness, from these seams.
 pub fn run_with(args: impl IntoIterator<Item = OsString>, seams: Seams) -> ExitCode {
+    duramen_serving_node::index::abort_on_panic();
     let parsed = match Duramen::try_parse_from(args) {
         Ok(parsed) => parsed,
         // Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.

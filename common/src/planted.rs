@@ -104,6 +104,8 @@ plants! {
     FailedGuardCounted = "failed-guard-counted",
     /// The end that is written with the index's data is the log's, as it was last heard of: it runs ahead of the data.
     AppliedEndBeforeData = "applied-end-before-data",
+    /// What an index holds is served after a restart without a check of its checksums and its set hash.
+    IndexCheckSkipped = "index-check-skipped",
     /// A read does not wait until its token's position is applied.
     TokenWaitSkipped = "token-wait-skipped",
     /// Of several tokens on a read the last one counts, for all partitions.

@@ -49,6 +49,7 @@ struct Args {
 /// Runs the program with these arguments, the first of which is its name.
 #[must_use]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    duramen_serving_node::index::abort_on_panic();
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         // Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.

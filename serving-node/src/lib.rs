@@ -2,16 +2,19 @@
 //!
 //! * In: committed batches, through `common::log::Log`. Out: answers that name the logical time they were read at.
 //! * Rooms inside: `apply` (pure), `index` (behind a trait), `view` (overlay, applied end, waiters), `tail` (the shared
-//!   question to a leader), `subscriber`, `partitions` (all of it together), `http` (the contract of DESIGN §4).
+//!   question to a leader), `subscriber`, `keeper` (wipes what is damaged), `scrubber` (looks for damage), `partitions` (all of it together), `http` (the
+//!   contract of DESIGN §4).
 //! * Deliberately absent: openraft, how the log is kept.
 
 pub mod apply;
 mod history;
 pub mod http;
 pub mod index;
+mod keeper;
 pub mod node;
 pub mod partitions;
 mod registration;
+mod scrubber;
 mod stoppable_log;
 mod subscriber;
 mod tail;

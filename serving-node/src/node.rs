@@ -6,7 +6,7 @@
 
 use crate::history::{Choice, choose};
 use crate::http::{self, Api, ResponseBody};
-use crate::index::known_history;
+use crate::index::{IndexHealth, known_history};
 use crate::partitions::{Partitions, PartitionsConfig, StartError};
 use crate::registration::stay_registered;
 use bytes::Bytes;
@@ -155,8 +155,10 @@ impl ServingNode {
             http_addr: config.advertised_addr.clone().unwrap_or_else(|| http_addr.to_string()),
         };
         let partitions_config = config.partitions.clone();
-        let api = Arc::new(Api::new(config, http_addr, log.clone(), seams.clone(), stopper.stop()));
-        let starting = tokio::spawn(bring_up(api.clone(), partitions_config, info, log, seams, phase_sender));
+        let health = Arc::new(IndexHealth::default());
+        let api = Arc::new(Api::new(config, http_addr, log.clone(), seams.clone(), stopper.stop(), health.clone()));
+        let starting = bring_up(api.clone(), partitions_config, info, log, seams, health, phase_sender);
+        let starting = tokio::spawn(starting);
         ServingNode { http_addr, api, stopper, phase, accepting: None, starting }
     }
 
@@ -248,6 +250,7 @@ async fn bring_up(
     info: ServingNodeInfo,
     log: Arc<dyn Log>,
     seams: Seams,
+    health: Arc<IndexHealth>,
     phase: watch::Sender<Phase>,
 ) {
     let known = config.data_dir.as_deref().and_then(known_history);
@@ -258,8 +261,9 @@ async fn bring_up(
             return;
         }
     };
-    let partitions: Result<Partitions, StartError> = Partitions::start(config, &cluster, log.clone(), seams).await;
-    let partitions = match partitions {
+    let started: Result<Partitions, StartError> =
+        Partitions::start_watched(config, &cluster, log.clone(), seams, health).await;
+    let partitions = match started {
         Ok(partitions) => partitions,
         Err(error) => {
             phase.send_replace(Phase::Failed(error.to_string()));

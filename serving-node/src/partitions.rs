@@ -1,14 +1,15 @@
 //! All partitions of this node: started together, found by key, stopped together.
 //!
 //! * In: a configuration, what the log says about the cluster, the log. Out: a view per partition, readiness, failure.
-//! * Invariant: nothing is served before the index is known to belong to this history.
+//! * Invariant: nothing is served before the index is known to belong to this history, and was checked (`opening`).
 //! * Source: DESIGN D7, D8; ARCHITECTURE "The serving node".
 
-use crate::index::{IndexError, IndexStore, StoreConfig, StoreError};
+use crate::index::{IndexHealth, IndexStore, StoreError};
+use crate::keeper::Keeper;
+use crate::scrubber::Scrubber;
 use crate::subscriber::{Subscriber, SubscriberConfig, run_blocking};
-use crate::tail::TailQuestion;
-use crate::view::flusher::{Budget, Flusher};
-use crate::view::{PartitionView, Shared, WaitersLimit};
+use crate::view::PartitionView;
+use crate::view::flusher::Flusher;
 use duramen_common::limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX, PARTITIONS_MAX};
 use duramen_common::log::Log;
 use duramen_common::placement::partition_of;
@@ -22,6 +23,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+mod opening;
+
+use opening::Opening;
 
 /// Which index holds what was applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -63,6 +68,8 @@ pub struct PartitionsConfig {
     pub fetch_wait_ms: u64,
     /// Recent batches kept for feeds, over all partitions. Unit: bytes.
     pub recent_bytes_max: usize,
+    /// The index is read whole and verified this often while the node runs; never, with zero. The memory index is not.
+    pub scrub_period: Duration,
     /// Delays applying by this long, so that anybody can see a read wait. Zero but in demonstrations and tests.
     pub lag: Duration,
     /// Where the operating system tells which start of the machine this is.
@@ -83,6 +90,7 @@ impl Default for PartitionsConfig {
             fetch_bytes_max: 1024 * 1024,
             fetch_wait_ms: 1_000,
             recent_bytes_max: 8 * 1024 * 1024,
+            scrub_period: Duration::from_secs(24 * 3600),
             lag: Duration::ZERO,
             boot_id_path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
         }
@@ -110,6 +118,7 @@ impl PartitionsConfig {
         within("tail_timeout_ms", self.tail_timeout_ms, 1, 60_000)?;
         within("fetch_bytes_max", u64::from(self.fetch_bytes_max), 1, FETCH_BYTES_MAX as u64)?;
         within("fetch_wait_ms", self.fetch_wait_ms, 1, FETCH_WAIT_MS_MAX)?;
+        within("scrub_period", self.scrub_period.as_secs(), 0, 366 * 24 * 3600)?;
         within("lag", self.lag.as_millis() as u64, 0, 60_000)
     }
 }
@@ -128,9 +137,6 @@ pub enum StartError {
     /// No index can be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The index opened and could not be read.
-    #[error("{0}: remove the index folder, it is replayed from the log")]
-    Index(#[from] IndexError),
     /// The operating system gives no thread.
     #[error("no thread for the index: {reason}")]
     Thread {
@@ -152,6 +158,8 @@ struct Inner {
     stop: watch::Sender<bool>,
     failure: watch::Sender<Option<String>>,
     running: Mutex<Option<Running>>,
+    #[cfg(test)]
+    health: Arc<IndexHealth>,
 }
 
 /// What must end before the index is closed.
@@ -169,12 +177,26 @@ impl Partitions {
         log: Arc<dyn Log>,
         seams: Seams,
     ) -> Result<Partitions, StartError> {
+        Partitions::start_watched(config, cluster, log, seams, Arc::default()).await
+    }
+
+    /// As [`Partitions::start`], for somebody who watches how the index does. Dropping the future stops a check under way.
+    pub(crate) async fn start_watched(
+        config: PartitionsConfig,
+        cluster: &ClusterInfo,
+        log: Arc<dyn Log>,
+        seams: Seams,
+        health: Arc<IndexHealth>,
+    ) -> Result<Partitions, StartError> {
         let threads = seams.threads;
         config.check(cluster.partitions)?;
-        let budget = Arc::new(Budget::new(config.overlay_bytes_max, config.flush_bytes));
-        let (store, views) = open_views(&config, cluster, &log, &budget, threads).await?;
+        let opening = Opening::new(&config, cluster, &log, &health, threads);
+        let (budget, alarm) = (Arc::clone(&opening.shared.budget), Arc::clone(&opening.shared.alarm));
+        let (store, views) = opening.open().await?;
         let (stop, failure) = (watch::Sender::new(false), watch::Sender::new(None));
-        let flusher = start_flusher(&config, &views, &budget, &store, &failure, threads)?;
+        let interval = Duration::from_millis(config.flush_interval_ms);
+        let flusher = Flusher::start(views.clone(), Arc::clone(&budget), interval, threads)
+            .map_err(|error| StartError::Thread { reason: error.to_string() })?;
         let mut tasks = JoinSet::new();
         for view in &views {
             let subscriber = Subscriber {
@@ -190,21 +212,43 @@ impl Partitions {
                 room: Arc::clone(&budget),
                 stop: stop.subscribe(),
             };
-            let (view, failure, store) = (Arc::clone(view), failure.clone(), Arc::clone(&store));
+            let (view, failure) = (Arc::clone(view), failure.clone());
             tasks.spawn(async move {
                 if let Err(error) = subscriber.run().await {
-                    if matches!(error, crate::subscriber::SubscriberError::Index(_)) {
-                        store.leave_broken();
-                    }
                     fail(&failure, format!("partition {}: {error}", view.partition()));
                 }
             });
         }
         for view in &views {
-            tasks.spawn(become_ready(Arc::clone(view), stop.subscribe()));
+            tasks.spawn(stay_ready(Arc::clone(view), stop.subscribe()));
+        }
+        let keeper = Keeper {
+            views: views.clone(),
+            store: Arc::clone(&store),
+            health: Arc::clone(&health),
+            alarm,
+            failure: failure.clone(),
+            threads,
+            stop: stop.subscribe(),
+        };
+        tasks.spawn(keeper.run());
+        if config.scrub_period > Duration::ZERO && store.index().blocks() {
+            let (views, period) = (views.clone(), config.scrub_period);
+            let health = Arc::clone(&health);
+            tasks.spawn(Scrubber { views, health, period, threads, stop: stop.subscribe() }.run());
         }
         let running = Mutex::new(Some(Running { tasks, flusher, threads }));
-        Ok(Partitions { inner: Arc::new(Inner { history: cluster.history, views, store, stop, failure, running }) })
+        let inner = Inner {
+            history: cluster.history,
+            views,
+            store,
+            stop,
+            failure,
+            running,
+            #[cfg(test)]
+            health,
+        };
+        Ok(Partitions { inner: Arc::new(inner) })
     }
 
     /// How many.
@@ -266,10 +310,11 @@ impl Partitions {
         let inner = Arc::clone(&self.inner);
         let closed = run_blocking(running.threads, move || {
             running.flusher.stop();
-            if inner.failure.borrow().is_some() {
-                return Ok(());
+            // What is still to be wiped does not stand the next start's check.
+            match inner.views.iter().all(|view| view.is_good()) {
+                true => Ok(inner.store.close_clean()?),
+                false => Ok(()),
             }
-            inner.store.close_clean()
         });
         if let Err(error) = closed.await {
             tracing::warn!(%error, "the index was not closed cleanly: it may be replayed at the next start");
@@ -278,7 +323,7 @@ impl Partitions {
 }
 
 /// Notes the first failure.
-fn fail(failure: &watch::Sender<Option<String>>, sentence: String) {
+pub(crate) fn fail(failure: &watch::Sender<Option<String>>, sentence: String) {
     tracing::error!("{sentence}");
     failure.send_if_modified(|failed| {
         let first = failed.is_none();
@@ -289,80 +334,28 @@ fn fail(failure: &watch::Sender<Option<String>>, sentence: String) {
     });
 }
 
-async fn open_views(
-    config: &PartitionsConfig,
-    cluster: &ClusterInfo,
-    log: &Arc<dyn Log>,
-    budget: &Arc<Budget>,
-    threads: Threads,
-) -> Result<(Arc<IndexStore>, Vec<Arc<PartitionView>>), StartError> {
-    let store_config = StoreConfig {
-        data_dir: config.data_dir.clone(),
-        kind: config.index,
-        cache_bytes: config.cache_bytes,
-        flush_every_ms: config.flush_interval_ms,
-        history: cluster.history,
-        boot_id_path: config.boot_id_path.clone(),
-    };
-    let tail_timeout = Duration::from_millis(config.tail_timeout_ms);
-    let questions: Vec<Arc<TailQuestion>> = (0..cluster.partitions)
-        .map(|number| TailQuestion::new(Arc::clone(log), PartitionId::new(number), tail_timeout))
-        .collect();
-    let limit = Arc::new(WaitersLimit::new(config.waiters_max));
-    let recent_bytes_max = config.recent_bytes_max / usize::from(cluster.partitions);
-    let budget = Arc::clone(budget);
-    let open = move || -> Result<_, StartError> {
-        let opened = IndexStore::open(&store_config)?;
-        if let Some(reason) = &opened.wiped {
-            tracing::warn!(%reason, "the index was wiped, and is replayed from the log");
-        }
-        let index = Arc::clone(opened.store.index());
-        let shared = Shared { index, limit, budget, recent_bytes_max };
-        let views = questions
-            .into_iter()
-            .enumerate()
-            .map(|(number, tail)| PartitionView::open(PartitionId::new(number as u16), &shared, tail).map(Arc::new))
-            .collect::<Result<Vec<_>, _>>()
-            .inspect_err(|_| opened.store.leave_broken())?;
-        Ok((Arc::new(opened.store), views))
-    };
-    threads.run(open).await.map_err(|error| StartError::Thread { reason: error.to_string() })?
-}
-
-fn start_flusher(
-    config: &PartitionsConfig,
-    views: &[Arc<PartitionView>],
-    budget: &Arc<Budget>,
-    store: &Arc<IndexStore>,
-    failure: &watch::Sender<Option<String>>,
-    threads: Threads,
-) -> Result<Flusher, StartError> {
-    let (store, failure) = (Arc::clone(store), failure.clone());
-    let failed = move |error: IndexError| {
-        store.leave_broken();
-        fail(&failure, format!("{error}: restart the node, it will wipe its index and replay the log"));
-    };
-    let interval = Duration::from_millis(config.flush_interval_ms);
-    Flusher::start(views.to_vec(), Arc::clone(budget), interval, threads, failed)
-        .map_err(|error| StartError::Thread { reason: error.to_string() })
-}
-
-/// Asks the leader for an end until it answers, and waits until that is applied.
-async fn become_ready(view: Arc<PartitionView>, mut stop: watch::Receiver<bool>) {
-    let ready = async {
-        let end = loop {
-            match view.linearizable_end(Instant::now() + READY_ASK).await {
-                Ok(end) => break end,
-                Err(_) => tokio::time::sleep(READY_RETRY).await,
-            }
-        };
-        let mut changes = view.applied_changes();
-        if changes.wait_for(|shown| shown.is_some_and(|applied_end| applied_end >= end)).await.is_ok() {
-            view.set_ready();
+/// Asks the leader for an end until it answers, waits until that is applied, and the partition is ready; again after each
+/// wipe.
+async fn stay_ready(view: Arc<PartitionView>, mut stop: watch::Receiver<bool>) {
+    let staying = async {
+        let mut wipes = view.wipes();
+        loop {
+            let epoch = *wipes.borrow_and_update();
+            let end = loop {
+                match view.linearizable_end(Instant::now() + READY_ASK).await {
+                    Ok(end) => break end,
+                    Err(_) => tokio::time::sleep(READY_RETRY).await,
+                }
+            };
+            let mut changes = view.applied_changes();
+            // The view holds both senders, so that neither wait can fail.
+            let _ = changes.wait_for(|shown| shown.is_some_and(|applied_end| applied_end >= end)).await;
+            view.set_ready(epoch);
+            let _ = wipes.changed().await;
         }
     };
     tokio::select! {
-        () = ready => {}
+        () = staying => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
 }
@@ -371,5 +364,7 @@ async fn become_ready(view: Arc<PartitionView>, mut stop: watch::Receiver<bool>)
 const READY_ASK: Duration = Duration::from_secs(5);
 const READY_RETRY: Duration = Duration::from_millis(100);
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

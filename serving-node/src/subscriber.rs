@@ -7,13 +7,14 @@
 //!                            └ not available: again, a little later
 //! ```
 //!
+//! * Damage met in the index condemns the partition; it goes on here from 0 once the keeper has wiped it.
+//!
 //! * Flow control, restart and catching up are this same path (DESIGN D7).
 //! * What blocks (judging guards against an index on disk, wiping) runs on threads for that.
 //! * Deliberately absent: what a batch means (`apply`), how it is kept (`view`).
 
-use crate::index::IndexError;
-use crate::view::{PartitionView, Progress};
-use duramen_common::Offset;
+use crate::index::{IndexError, IndexFault};
+use crate::view::{PartitionView, Position, Progress};
 use duramen_common::log::{FetchError, Fetched, FetchedBatch, Log};
 use duramen_common::seams::Threads;
 use std::future::Future;
@@ -46,8 +47,6 @@ pub(crate) struct SubscriberConfig {
 pub(crate) enum SubscriberError {
     #[error("{0}: stop the node, give it an empty data folder or the address of its own cluster, and start it again")]
     OtherHistory(FetchError),
-    #[error("{0}: restart the node, it will wipe its index and replay the log")]
-    Index(#[from] IndexError),
 }
 
 /// Follows one partition's log.
@@ -69,7 +68,14 @@ impl Subscriber {
             if self.or_stop(async move { room.room().await }).await.is_none() {
                 return Ok(());
             }
-            let (from, last) = self.view.position();
+            let Some(position) = self.view.position() else {
+                let view = Arc::clone(&self.view);
+                match self.or_stop(async move { view.good().await }).await {
+                    Some(()) => continue,
+                    None => return Ok(()),
+                }
+            };
+            let Position { from, last, .. } = position;
             let (log, bytes_max) = (Arc::clone(&self.log), self.config.bytes_max);
             let partition = self.view.partition();
             // The first answer must not park: on an empty log it is what there is to show.
@@ -79,7 +85,7 @@ impl Subscriber {
             match answer {
                 Ok(fetched) => {
                     retry = RETRY_FIRST;
-                    if self.take(fetched, from, &mut catch_up).await?.is_none() {
+                    if self.take(fetched, position, &mut catch_up).await.is_none() {
                         return Ok(());
                     }
                 }
@@ -87,8 +93,7 @@ impl Subscriber {
                 Err(error) => {
                     if matches!(error, FetchError::Compacted { .. } | FetchError::OtherLog { .. }) {
                         tracing::warn!(%partition, %from, reason = %error, "wiping this partition here, and replaying it from 0");
-                        let view = Arc::clone(&self.view);
-                        run_blocking(self.config.threads, move || view.wipe()).await?;
+                        self.wipe().await;
                     } else {
                         tracing::debug!(%partition, %error, "fetch failed, trying again");
                     }
@@ -101,37 +106,50 @@ impl Subscriber {
         }
     }
 
-    /// Applies what was fetched; `None` when told to stop meanwhile.
-    async fn take(
-        &mut self,
-        fetched: Fetched,
-        from: Offset,
-        catch_up: &mut CatchUp,
-    ) -> Result<Option<()>, SubscriberError> {
-        if self.config.lag > Duration::ZERO && self.or_stop(tokio::time::sleep(self.config.lag)).await.is_none() {
-            return Ok(None);
+    /// What the index holds is of another log. When it does not empty, the keeper is told.
+    async fn wipe(&self) {
+        let view = Arc::clone(&self.view);
+        let wiped = run_blocking(self.config.threads, move || view.wipe()).await;
+        if let Err(fault) = wiped {
+            tracing::warn!(partition = %self.view.partition(), %fault, "the index does not let itself be emptied");
         }
-        self.view.hear(&fetched);
+    }
+
+    /// Applies what was fetched for a position; `None` when told to stop meanwhile.
+    async fn take(&mut self, fetched: Fetched, position: Position, catch_up: &mut CatchUp) -> Option<()> {
+        if self.config.lag > Duration::ZERO {
+            self.or_stop(tokio::time::sleep(self.config.lag)).await?;
+        }
+        self.view.hear(&fetched, position.epoch);
         let mut records = 0;
         for batch in fetched.batches {
-            records += self.apply(batch).await?;
+            match self.apply(batch, position.epoch).await {
+                Ok(Some(applied)) => records += applied,
+                // Wiped meanwhile.
+                Ok(None) => return Some(()),
+                Err(fault) => {
+                    // Nothing of this batch was applied: it is fetched again.
+                    self.view.condemn(&fault, position.epoch);
+                    return self.or_stop(tokio::time::sleep(RETRY_FIRST)).await;
+                }
+            }
         }
-        self.view.skip_to(fetched.next_offset);
+        self.view.skip_to(fetched.next_offset, position.epoch);
         let remaining = fetched.committed_end.since(fetched.next_offset);
         self.view.set_catching_up(catch_up.note(&self.view, records, remaining));
-        if fetched.next_offset == from {
+        if fetched.next_offset == position.from {
             // An empty answer that came at once must not become a spin.
             tokio::task::yield_now().await;
         }
-        Ok(Some(()))
+        Some(())
     }
 
-    async fn apply(&self, batch: FetchedBatch) -> Result<u64, IndexError> {
+    async fn apply(&self, batch: FetchedBatch, epoch: u64) -> Result<Option<u64>, IndexFault> {
         if self.config.index_blocks && crate::apply::has_guards(&batch.batch) {
             let view = Arc::clone(&self.view);
-            return run_blocking(self.config.threads, move || view.apply(&batch)).await;
+            return run_blocking(self.config.threads, move || view.apply(&batch, epoch)).await;
         }
-        self.view.apply(&batch)
+        self.view.apply(&batch, epoch)
     }
 
     /// The future's output; `None` when told to stop first.
@@ -147,10 +165,11 @@ impl Subscriber {
 /// Runs what may block where that is allowed.
 pub(crate) async fn run_blocking<T: Send + 'static>(
     threads: Threads,
-    work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
-) -> Result<T, IndexError> {
+    work: impl FnOnce() -> Result<T, IndexFault> + Send + 'static,
+) -> Result<T, IndexFault> {
     threads.run(work).await.unwrap_or_else(|error| {
-        Err(IndexError { kind: "index", action: "working in a thread", reason: error.to_string() })
+        let reason = error.to_string();
+        Err(IndexError { kind: "index", action: "working in a thread", reason }.into())
     })
 }
 

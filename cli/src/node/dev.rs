@@ -10,7 +10,7 @@ use super::files;
 use super::log_node::{LogNodePlan, PARTITIONS_DEFAULT};
 use super::preflight::{check_port, take_folder};
 use super::running::{RunningLogNode, RunningServingNode, ending, first_failure};
-use super::serving_node::{CACHE_MIB_DEFAULT, Index, ServingNodePlan};
+use super::serving_node::{CACHE_MIB_DEFAULT, INDEX_SCRUB_HOURS_DEFAULT, Index, ServingNodePlan};
 use crate::failure::Failure;
 use crate::node::config::Member;
 use crate::output;
@@ -114,6 +114,7 @@ impl DevArgs {
             index: self.index,
             // Both share one machine's memory.
             cache_bytes: CACHE_MIB_DEFAULT / 2 * 1024 * 1024,
+            index_scrub_hours: INDEX_SCRUB_HOURS_DEFAULT,
             value_bytes_max: VALUE_BYTES_MAX,
             // The second one lags, so that the first shows what the second has yet to see.
             lag_ms: if number == 1 { self.lag_ms } else { 0 },

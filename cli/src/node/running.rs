@@ -105,6 +105,7 @@ impl RunningServingNode {
                 index: plan.index.into(),
                 cache_bytes: plan.cache_bytes,
                 lag: Duration::from_millis(plan.lag_ms),
+                scrub_period: Duration::from_secs(plan.index_scrub_hours * 3600),
                 ..PartitionsConfig::default()
             },
             value_bytes_max: plan.value_bytes_max,

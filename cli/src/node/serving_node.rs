@@ -64,6 +64,9 @@ pub struct ServingNodeSettings {
     /// The index's page cache. Unit: MiB. Default: 256.
     #[arg(long, env = "DURAMEN_CACHE_MIB", value_name = "MIB")]
     cache_mib: Option<u64>,
+    /// Read and verify the whole index this often while the node runs; 0 never. Unit: hours. Default: 24.
+    #[arg(long, env = "DURAMEN_INDEX_SCRUB_HOURS", value_name = "HOURS")]
+    index_scrub_hours: Option<u64>,
     /// Longest value that is taken. Unit: bytes. Default: 1048576.
     #[arg(long, env = "DURAMEN_VALUE_BYTES_MAX", value_name = "BYTES")]
     value_bytes_max: Option<usize>,
@@ -95,6 +98,8 @@ pub struct ServingNodePlan {
     pub index: Index,
     /// The index's page cache. Unit: bytes.
     pub cache_bytes: u64,
+    /// The index is verified this often. Unit: hours.
+    pub index_scrub_hours: u64,
     /// Longest value. Unit: bytes.
     pub value_bytes_max: usize,
     /// Delays applying. Unit: milliseconds.
@@ -127,6 +132,9 @@ impl Index {
 
 /// The index's page cache unless said otherwise. Unit: MiB.
 pub const CACHE_MIB_DEFAULT: u64 = 256;
+/// How often the index is verified unless said otherwise, and at the most seldom. Unit: hours.
+pub const INDEX_SCRUB_HOURS_DEFAULT: u64 = 24;
+const INDEX_SCRUB_HOURS_MAX: u64 = 24 * 366;
 
 impl ServingNodeSettings {
     fn or(self, file: ServingNodeSettings) -> ServingNodeSettings {
@@ -138,6 +146,7 @@ impl ServingNodeSettings {
             log_nodes: self.log_nodes.or(file.log_nodes),
             index: self.index.or(file.index),
             cache_mib: self.cache_mib.or(file.cache_mib),
+            index_scrub_hours: self.index_scrub_hours.or(file.index_scrub_hours),
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             lag_ms: self.lag_ms.or(file.lag_ms),
             origins: self.origins.or(file.origins),
@@ -168,6 +177,11 @@ impl ServingNodeSettings {
         if cache_mib == 0 || cache_mib > 1024 * 1024 {
             return Err(Failure::usage(format!("cache-mib: {cache_mib}; give 1 to 1048576")));
         }
+        let index_scrub_hours = self.index_scrub_hours.unwrap_or(INDEX_SCRUB_HOURS_DEFAULT);
+        if index_scrub_hours > INDEX_SCRUB_HOURS_MAX {
+            let most = INDEX_SCRUB_HOURS_MAX;
+            return Err(Failure::usage(format!("index-scrub-hours: {index_scrub_hours}; give 0 to {most}")));
+        }
         let value_bytes_max = self.value_bytes_max.unwrap_or(duramen_common::limits::VALUE_BYTES_MAX);
         if value_bytes_max > duramen_common::limits::BODY_BYTES_MAX {
             let most = duramen_common::limits::BODY_BYTES_MAX;
@@ -181,6 +195,7 @@ impl ServingNodeSettings {
             log_nodes,
             index,
             cache_bytes: cache_mib * 1024 * 1024,
+            index_scrub_hours,
             value_bytes_max,
             lag_ms: self.lag_ms.unwrap_or(0),
             origins: self.origins.unwrap_or_default(),
@@ -220,5 +235,6 @@ mod tests {
         refused(|settings| settings.http = Some("7001".into()), "http");
         refused(|settings| settings.log_nodes = Some(vec!["127.0.0.1".into()]), "log-nodes");
         refused(|settings| settings.cache_mib = Some(0), "cache-mib");
+        refused(|settings| settings.index_scrub_hours = Some(10_000), "index-scrub-hours");
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! * Requests by route and status, their duration by route, connections and feeds, waiting readers, the overlay, and
 //!   per partition: applied end,
-//!   committed end, lag, horizon, persisted end.
+//!   committed end, lag, horizon, persisted end; wipes of the index by cause, and how far its check at start is.
 //! * Invariant: label values come from fixed sets, never from requests.
 
 use super::router::Route;
+use crate::index::{IndexHealth, WipeCause};
 use crate::partitions::Partitions;
 use duramen_common::Offset;
 use duramen_common::log::LogProblem;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,6 +31,11 @@ struct RequestLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
     route: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,6 +78,11 @@ pub(crate) struct Metrics {
     lag: PartitionGauge,
     horizon: PartitionGauge,
     persisted_end: PartitionGauge,
+    index_wipes: Family<CauseLabels, Counter>,
+    index_checked: Gauge,
+    index_expected: Gauge,
+    index_scrubs: Counter,
+    index_scrubbed: Counter,
 }
 
 impl Metrics {
@@ -105,6 +117,11 @@ impl Metrics {
             lag: Family::default(),
             horizon: Family::default(),
             persisted_end: Family::default(),
+            index_wipes: Family::default(),
+            index_checked: Gauge::default(),
+            index_expected: Gauge::default(),
+            index_scrubs: Counter::default(),
+            index_scrubbed: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register_collector(Box::new(HttpCollector(listener)));
@@ -125,6 +142,14 @@ impl Metrics {
         registry.register("lag", "Records committed and not applied here", metrics.lag.clone());
         registry.register("horizon", "Below it, tombstones may be gone from the log", metrics.horizon.clone());
         registry.register("persisted_end", "A restart replays from here", metrics.persisted_end.clone());
+        let wipes = "Wipes of a partition in the index, or of all of it, by cause";
+        registry.register("index_wipes", wipes, metrics.index_wipes.clone());
+        let checked = "Entries of the index that the check at start has read";
+        registry.register("index_check_entries", checked, metrics.index_checked.clone());
+        let expected = "Entries of the index that the check at start expects";
+        registry.register("index_check_entries_expected", expected, metrics.index_expected.clone());
+        registry.register("index_scrubs", "Scrubs of the whole index that ended", metrics.index_scrubs.clone());
+        registry.register("index_scrub_entries", "Entries that scrubs found good", metrics.index_scrubbed.clone());
         metrics
     }
 
@@ -150,9 +175,24 @@ impl Metrics {
         }
     }
 
+    /// What the index says of itself, now.
+    fn show_index(&self, health: &IndexHealth) {
+        for cause in WipeCause::ALL {
+            let counter = self.index_wipes.get_or_create(&CauseLabels { cause: cause.name() });
+            counter.inner().store(health.wipes(cause), Ordering::Relaxed);
+        }
+        let (checked, expected) = health.check.entries();
+        let (scrubs, scrubbed) = health.scrubbed();
+        self.index_scrubs.inner().store(scrubs, Ordering::Relaxed);
+        self.index_scrubbed.inner().store(scrubbed, Ordering::Relaxed);
+        self.index_checked.set(i64::try_from(checked).unwrap_or(i64::MAX));
+        self.index_expected.set(i64::try_from(expected).unwrap_or(i64::MAX));
+    }
+
     /// Everything, now.
-    pub(crate) fn to_text(&self, partitions: Option<&Partitions>, held: HeldNow) -> String {
+    pub(crate) fn to_text(&self, partitions: Option<&Partitions>, held: HeldNow, health: &IndexHealth) -> String {
         let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.show_index(health);
         self.feeds.set(held.feeds as i64);
         self.answer_bytes.set(held.answer_bytes as i64);
         self.feed_bytes.set(held.feed_bytes as i64);

@@ -32,6 +32,7 @@ mod txn;
 pub(crate) use accept::run;
 pub(crate) use status::watch_leaders;
 
+use crate::index::IndexHealth;
 use crate::node::ServingNodeConfig;
 use crate::partitions::Partitions;
 use crate::registration::NameProblem;
@@ -82,6 +83,7 @@ pub(crate) struct Api {
     stopping: watch::Receiver<bool>,
     /// What the listener counts; zeros without a port.
     listener: Arc<HttpStats>,
+    health: Arc<IndexHealth>,
 }
 
 impl Api {
@@ -91,6 +93,7 @@ impl Api {
         log: Arc<dyn Log>,
         seams: Seams,
         stop: Stop,
+        health: Arc<IndexHealth>,
     ) -> Api {
         let advertised_addr = config.advertised_addr.clone().unwrap_or_else(|| bound.to_string());
         let listener: Arc<HttpStats> = Arc::default();
@@ -112,6 +115,7 @@ impl Api {
             stopping: stop.asked_channel(),
             stop,
             listener,
+            health,
         }
     }
 
@@ -128,7 +132,12 @@ impl Api {
 
     /// The partitions, once they are there.
     fn partitions(&self) -> Result<&Partitions, Failure> {
-        self.partitions.get().ok_or_else(|| Failure::starting("this node is starting: it has not reached the log yet"))
+        self.partitions.get().ok_or_else(|| match self.health.check.entries() {
+            (0, _) => Failure::starting("this node is starting: it has not reached the log yet"),
+            (entries, expected) => Failure::starting(format!(
+                "this node is starting: it has checked {entries} of {expected} entries of its index"
+            )),
+        })
     }
 
     /// The partitions, for a write: while they are not there, nothing can have been appended.

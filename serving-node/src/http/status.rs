@@ -215,7 +215,7 @@ pub(crate) fn metrics(api: &Api) -> Result<Response<ResponseBody>, Failure> {
         answer_bytes: api.answers.held_bytes(),
         feed_bytes: api.feeding.budget().held_bytes(),
     };
-    let text = api.metrics.to_text(api.served(), held);
+    let text = api.metrics.to_text(api.served(), held, &api.health);
     let mut response = Response::new(api.whole(Bytes::from(text))?);
     response
         .headers_mut()

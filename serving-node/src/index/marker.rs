@@ -15,11 +15,11 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Left {
-    /// Somebody began to open it and did not come through.
+    /// Somebody began to open or to check it and did not come through.
     Opening,
     /// In use: a killed process leaves it so, and its writes are with the kernel.
     Open,
-    /// A write failed.
+    /// It failed, and is being replaced.
     Broken,
     /// Everything is on the medium.
     Clean,
@@ -32,6 +32,9 @@ pub(super) struct Marker {
     pub index: IndexKind,
     pub boot_id: String,
     pub left: Left,
+    /// The folder of the index's own files, beside the marker.
+    #[serde(default)]
+    pub files: String,
 }
 
 /// Why an index was wiped, to be replayed from the log.
@@ -66,10 +69,10 @@ pub enum WipeReason {
     #[error("the machine restarted without a clean stop of this node")]
     MachineRestarted,
     /// The last start died while opening it.
-    #[error("the last start did not survive opening it")]
+    #[error("the last start did not survive opening and checking it")]
     DiedOpening,
-    /// A write failed.
-    #[error("a write to it failed before the last stop")]
+    /// It failed, and was to be replaced.
+    #[error("it failed before the last stop")]
     Broken,
     /// It does not open.
     #[error("it does not open: {reason}")]
@@ -81,13 +84,14 @@ pub enum WipeReason {
 
 impl Marker {
     /// What a node that opens it now writes: whose it is, `Opening`.
-    pub(super) fn opening(history: &str, index: IndexKind, boot_id: &str) -> Marker {
+    pub(super) fn opening(history: &str, index: IndexKind, boot_id: &str, files: &str) -> Marker {
         Marker {
             format: INDEX_FORMAT,
             history: history.to_owned(),
             index,
             boot_id: boot_id.to_owned(),
             left: Left::Opening,
+            files: files.to_owned(),
         }
     }
 
@@ -139,7 +143,7 @@ mod tests {
     use super::*;
 
     fn marker(left: Left) -> Marker {
-        Marker { left, ..Marker::opening("c7f3a1", IndexKind::Sled, "boot-1") }
+        Marker { left, ..Marker::opening("c7f3a1", IndexKind::Sled, "boot-1", "sled") }
     }
 
     #[test]

@@ -3,21 +3,32 @@
 //! * In: sorted, deduplicated batches of writes, each applied whole or not at all. Out: values, ranges.
 //! * `layout` says what the bytes mean; `marker` and `store` decide at start whether what is found may be used.
 //! * Invariant: disposable. Whatever is wrong with it, it is wiped and replayed from the log, and the node says so.
+//! * Invariant: not believed but checked. `check` verifies everything before it is served, `layout` each entry that is read.
 //! * Deliberately absent: snapshots. Iterators of sled are none, so that a consistent page is the view's work.
 //! * Source: DESIGN D8; docs/formats.md "Index"; ADR 0009.
 
+pub(crate) mod check;
+mod current;
+mod fault;
 #[cfg(feature = "fjall")]
 mod fjall;
+mod health;
 mod known_history;
 pub(crate) mod layout;
 mod marker;
 mod memory;
+mod panics;
+mod set_hash;
 mod sled;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use fault::{IndexFault, WipeCause};
+pub(crate) use health::IndexHealth;
 pub(crate) use known_history::known_history;
+pub use panics::abort_on_panic;
+pub(crate) use set_hash::SetHash;
 pub(crate) use store::{IndexStore, StoreConfig};
 pub use store::{StoreError, WipeReason};
 
@@ -25,7 +36,7 @@ use bytes::Bytes;
 use duramen_common::folder_lock::FolderLock;
 use std::ops::{Bound, ControlFlow};
 
-/// Why the index did not do it. Final: the node stops, and the next start wipes the index.
+/// Why the index did not do it. Nothing in it is trusted afterwards: it is replaced by a fresh one, and the log replayed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}: {action} failed: {reason}")]
 pub struct IndexError {

@@ -1,6 +1,7 @@
 //! A node's partitions against a log in memory: what is read equals the plain fold of the prefix, whatever happened to the
 //! index in between.
 
+use super::damage_tests::files_below;
 use super::*;
 use crate::testing::{Draft, MemoryLog, Model, delete, event, guard, put};
 use crate::view::{PartitionView, ReadError};
@@ -12,7 +13,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 const HISTORY: u32 = 0x00c7_f3a1;
-const P0: PartitionId = PartitionId::new(0);
+pub(super) const P0: PartitionId = PartitionId::new(0);
 
 fn history() -> HistoryId {
     HistoryId::from_bits(HISTORY)
@@ -22,7 +23,7 @@ fn memory() -> PartitionsConfig {
     PartitionsConfig { index: IndexKind::Memory, ..PartitionsConfig::default() }
 }
 
-fn on_disk(folder: &Path, index: IndexKind) -> PartitionsConfig {
+pub(super) fn on_disk(folder: &Path, index: IndexKind) -> PartitionsConfig {
     PartitionsConfig {
         data_dir: Some(folder.to_path_buf()),
         index,
@@ -32,20 +33,20 @@ fn on_disk(folder: &Path, index: IndexKind) -> PartitionsConfig {
     }
 }
 
-fn disk_kinds() -> Vec<IndexKind> {
+pub(super) fn disk_kinds() -> Vec<IndexKind> {
     if cfg!(feature = "fjall") { vec![IndexKind::Sled, IndexKind::Fjall] } else { vec![IndexKind::Sled] }
 }
 
-async fn start(config: &PartitionsConfig, log: &Arc<MemoryLog>) -> Partitions {
+pub(super) async fn start(config: &PartitionsConfig, log: &Arc<MemoryLog>) -> Partitions {
     let shared = Arc::clone(log) as Arc<dyn Log>;
     Partitions::start(config.clone(), &log.cluster_info(), shared, Seams::system()).await.unwrap()
 }
 
-fn soon() -> Instant {
+pub(super) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
-async fn caught_up(partitions: &Partitions, log: &MemoryLog) {
+pub(super) async fn caught_up(partitions: &Partitions, log: &MemoryLog) {
     for view in partitions.iter() {
         view.wait_applied(log.committed_end(view.partition()), soon()).await.unwrap();
     }
@@ -67,7 +68,7 @@ fn scan_all(view: &PartitionView, limit: usize) -> Live {
 }
 
 /// What is read here is the fold of the log's prefix.
-fn assert_is_fold(view: &PartitionView, log: &MemoryLog) {
+pub(super) fn assert_is_fold(view: &PartitionView, log: &MemoryLog) {
     let end = view.status().applied_end.expect("it is shown");
     let model = Model::of(&log.batches(view.partition()), end);
     assert_eq!(scan_all(view, 7), model.live.clone().into_iter().collect::<Live>());
@@ -163,7 +164,7 @@ async fn settle(partitions: &Partitions, log: &MemoryLog) {
     let deadline = soon();
     loop {
         let shown = view.status().applied_end == Some(wanted.end);
-        if shown && view.position().1.is_none_or(|last| log.knows(P0, last)) {
+        if shown && view.position().and_then(|position| position.last).is_none_or(|last| log.knows(P0, last)) {
             return;
         }
         assert!(Instant::now() < deadline, "not at {} but at {:?}", wanted.end, view.status());
@@ -406,9 +407,9 @@ async fn an_index_that_speaks_against_itself_is_wiped_and_replayed() {
     run(&log, true, true).await;
     run(&other, true, false).await;
     run(&log, true, false).await;
-    for file in std::fs::read_dir(&files).unwrap().map(Result::unwrap).filter(|file| file.path().is_file()) {
-        let length = file.metadata().unwrap().len();
-        std::fs::write(file.path(), vec![0xa5; length.min(4096) as usize]).unwrap();
+    for file in files_below(&files) {
+        let length = std::fs::metadata(&file).unwrap().len();
+        std::fs::write(file, vec![0xa5; length.min(4096) as usize]).unwrap();
     }
     run(&log, true, false).await;
 }

@@ -18,16 +18,22 @@ impl FolderIndex {
 
     /// As [`FolderIndex::open`], with the error of a folder that cannot be used.
     pub fn try_open(folder: &Path, kind: IndexKind) -> Result<FolderIndex, StoreError> {
+        FolderIndex::open_of(folder, kind, HistoryId::from_bits(1))
+    }
+
+    /// As [`FolderIndex::try_open`], of a node that follows this history.
+    pub fn open_of(folder: &Path, kind: IndexKind, history: HistoryId) -> Result<FolderIndex, StoreError> {
         let config = StoreConfig {
             data_dir: Some(folder.to_path_buf()),
             kind,
             cache_bytes: 8 << 20,
             flush_every_ms: 20,
-            history: HistoryId::from_bits(1),
+            history,
             boot_id_path: "/proc/sys/kernel/random/boot_id".into(),
         };
         let opened = IndexStore::open(&config)?;
         assert_eq!(opened.wiped, None);
+        opened.store.trust()?;
         Ok(FolderIndex(opened.store))
     }
 

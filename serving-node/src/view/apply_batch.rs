@@ -6,14 +6,15 @@
 use super::overlay::{ENTRY_BYTES, Entry, Generation};
 use super::{PartitionView, State};
 use crate::apply::{self, Applied, KvFold};
-use crate::index::{IndexError, layout};
+use crate::index::{IndexFault, layout};
 use bytes::Bytes;
 use duramen_common::Offset;
 use duramen_common::log::FetchedBatch;
 
 impl PartitionView {
-    /// Applies the next batch; returns how many records it held. With guards in it, may block as the index does.
-    pub(crate) fn apply(&self, fetched: &FetchedBatch) -> Result<u64, IndexError> {
+    /// Applies the next batch to the state of `epoch`; returns how many records it held, `None` when that state was wiped
+    /// meanwhile. With guards in it, may block as the index does. An error changes nothing.
+    pub(crate) fn apply(&self, fetched: &FetchedBatch, epoch: u64) -> Result<Option<u64>, IndexFault> {
         let batch = &fetched.batch;
         let from = self.state.read().applied_end;
         let mut fold = KvFold::new(|key: &[u8]| self.version_for_guard(key));
@@ -27,26 +28,33 @@ impl PartitionView {
             })
             .collect();
         let bytes = batch.bytes().len() + updates.len() * ENTRY_BYTES;
-        // Before they can be flushed, and their bytes given back.
-        self.budget.take(bytes);
-        let (shown, is_full) = {
+        let is_full = {
             let mut state = self.state.write();
+            if !state.is_of(epoch) {
+                return Ok(None);
+            }
+            // Before they can be flushed, and their bytes given back.
+            self.budget.take(bytes);
             state.take(&applied, updates, bytes);
             state.last = Some(fetched.id);
-            (state.shown(), self.budget.is_full(state.active.bytes) && state.close())
+            // Under the lock, so that a wipe comes before or after both.
+            self.recent.lock().push(batch.clone());
+            self.budget.is_full(state.active.bytes) && state.close()
         };
-        self.recent.lock().push(batch.clone());
-        self.publish(shown);
+        self.publish();
         if is_full {
             self.budget.nudge();
         }
-        Ok(applied.records)
+        Ok(Some(applied.records))
     }
 
     /// Everything up to `next_offset` was fetched: what is missing before it was compacted away.
-    pub(crate) fn skip_to(&self, next_offset: Offset) {
-        let shown = {
+    pub(crate) fn skip_to(&self, next_offset: Offset, epoch: u64) {
+        {
             let mut state = self.state.write();
+            if !state.is_of(epoch) {
+                return;
+            }
             state.begun = true;
             if next_offset > state.applied_end {
                 state.applied_end = next_offset;
@@ -54,19 +62,19 @@ impl PartitionView {
                 state.last = None;
                 state.active.moved = true;
             }
-            state.shown()
-        };
-        self.recent.lock().skip_to(next_offset);
-        self.publish(shown);
+            self.recent.lock().skip_to(next_offset);
+        }
+        self.publish();
     }
 
     /// A key's version as everything applied so far left it.
-    fn version_for_guard(&self, key: &[u8]) -> Result<Option<Offset>, IndexError> {
+    fn version_for_guard(&self, key: &[u8]) -> Result<Option<Offset>, IndexFault> {
         if let Some(entry) = self.state.read().entry(key) {
             return Ok(entry.value.as_ref().map(|_| entry.version));
         }
-        let stored = self.index.get(&layout::data_key(self.partition, key))?;
-        stored.map(|bytes| layout::decode_item(&bytes).map(|(version, _)| version)).transpose()
+        let key = layout::data_key(self.partition, key);
+        let stored = self.index.get(&key)?;
+        stored.map(|bytes| layout::decode_item(&key, &bytes).map(|(version, _)| version)).transpose()
     }
 }
 

@@ -6,18 +6,16 @@
 //! * Generations are small, because sled lets nobody read while a batch goes in (about 20 µs a record): under load they
 //!   queue up, and go one after the other, the partitions in turn.
 //! * One thread, because sled's write lock is one for the process. Without threads, a task that does the same.
-//! * A failed write is final: the node stops, and the next start wipes the index.
+//! * Damage or a failed write condemns the partition, and the keeper wipes what must be wiped; the others go on.
 //! * Source: DESIGN D8.
 
+use super::flush_batch::FlushBatch;
 use super::overlay::{Flushing, Generation};
 use super::{PartitionView, State};
-use crate::index::IndexError;
-use crate::index::layout::{self, PartitionMeta, chunk_of};
-use duramen_common::Offset;
-use duramen_common::planted::{Plant, is_planted};
+use crate::index::IndexFault;
+use crate::index::layout::chunk_of;
 use duramen_common::seams::Threads;
 use parking_lot::{Condvar, Mutex};
-use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -138,32 +136,23 @@ enum Driver {
 }
 
 impl Flusher {
-    /// Starts it. `failed` is told the first error, and no flush happens afterwards.
+    /// Starts it.
     pub(crate) fn start(
         views: Vec<Arc<PartitionView>>,
         budget: Arc<Budget>,
         interval: Duration,
         threads: Threads,
-        failed: impl Fn(IndexError) + Send + 'static,
     ) -> std::io::Result<Flusher> {
         let rounds = Rounds { views, budget: Arc::clone(&budget), interval };
         let driver = match threads {
             Threads::System => {
                 let thread = std::thread::Builder::new().name("index-flush".to_owned());
-                Driver::Thread(thread.spawn(move || {
-                    if let Err(error) = rounds.run() {
-                        failed(error);
-                    }
-                })?)
+                Driver::Thread(thread.spawn(move || rounds.run())?)
             }
             Threads::None => {
                 let rounds = Arc::new(rounds);
                 let running = Arc::clone(&rounds);
-                let task = tokio::spawn(async move {
-                    if let Err(error) = running.drive().await {
-                        failed(error);
-                    }
-                });
+                let task = tokio::spawn(async move { running.drive().await });
                 Driver::Task(task.abort_handle(), rounds)
             }
         };
@@ -179,14 +168,12 @@ impl Flusher {
         self.budget.stop();
         match self.driver.take() {
             Some(Driver::Thread(thread)) => {
-                // It reports its errors through `failed`; a panic has been printed.
+                // A panic has been printed.
                 let _ = thread.join();
             }
             Some(Driver::Task(task, rounds)) => {
                 task.abort();
-                if let Err(error) = rounds.last() {
-                    tracing::error!(%error, "the last flush failed");
-                }
+                rounds.last();
             }
             None => {}
         }
@@ -211,25 +198,25 @@ struct Rounds {
 
 impl Rounds {
     /// The thread's body.
-    fn run(&self) -> Result<(), IndexError> {
+    fn run(&self) {
         let mut due = Instant::now() + self.interval;
         while !self.budget.sleep_until(due) {
-            self.round(&mut due)?;
+            self.round(&mut due);
         }
-        self.last()
+        self.last();
     }
 
     /// The task's body; never ends by itself.
-    async fn drive(&self) -> Result<(), IndexError> {
+    async fn drive(&self) {
         let mut due = Instant::now() + self.interval;
         loop {
             self.budget.rest_until(due).await;
-            self.round(&mut due)?;
+            self.round(&mut due);
         }
     }
 
     /// Closes what is old, and moves one generation of each partition.
-    fn round(&self, due: &mut Instant) -> Result<(), IndexError> {
+    fn round(&self, due: &mut Instant) {
         let now = Instant::now();
         let all = now >= *due || self.budget.is_half_used();
         if all {
@@ -240,48 +227,61 @@ impl Rounds {
             if all {
                 view.state.write().close();
             }
-            is_more_left |= view.flush_oldest()?;
+            is_more_left |= view.flush_oldest();
         }
         if is_more_left {
             self.budget.nudge();
         }
-        Ok(())
     }
 
     /// Everything that is left; nothing is applied any more.
-    fn last(&self) -> Result<(), IndexError> {
+    fn last(&self) {
         for view in &self.views {
             view.state.write().close();
-            while view.flush_oldest()? {}
+            while view.flush_oldest() {}
         }
-        Ok(())
     }
 }
 
 impl PartitionView {
-    /// Brings the oldest closed generation into the index; says whether another one waits. Blocks.
-    pub(super) fn flush_oldest(&self) -> Result<bool, IndexError> {
-        let Some(flushing) = self.begin_to_move() else { return Ok(false) };
-        let forgotten = self.forgotten_chunks(flushing.meta.settled_end)?;
-        let mut writes = flushing.writes(self.partition, &forgotten);
-        if is_planted(Plant::AppliedEndBeforeData) {
-            let meta = PartitionMeta { persisted_end: self.committed_end_hint(), last: None, ..flushing.meta };
-            writes.push((layout::meta_key(self.partition), Some(meta.encode())));
+    /// Brings the oldest closed generation into the index; says whether another one waits. Damage condemns the partition:
+    /// then nothing is flushed until it was wiped. Blocks.
+    pub(super) fn flush_oldest(&self) -> bool {
+        let Some((flushing, epoch)) = self.begin_to_move() else { return false };
+        let flushed = self.flush(&flushing);
+        let is_kept = {
+            let mut state = self.state.write();
+            let is_kept = state.is_oldest(&flushing);
+            state.is_moving &= !is_kept;
+            is_kept
+        };
+        // What is kept is given back by a later flush, or by a wipe.
+        if !is_kept {
+            self.budget.release(flushing.generation.bytes);
         }
-        {
-            let _gate = self.gate.write();
-            if self.is_on_its_way(&flushing) {
-                self.index.write(writes)?;
-                self.landed(&flushing);
-            }
+        if let Err(fault) = flushed {
+            self.condemn(&fault, epoch);
+            return false;
         }
-        self.budget.release(flushing.generation.bytes);
-        Ok(!self.state.read().closed.is_empty())
+        !is_kept && self.state.read().closed.front().is_some()
     }
 
-    /// Whether the partition was not wiped since this generation was taken away.
-    fn is_on_its_way(&self, flushing: &Arc<Flushing>) -> bool {
-        self.state.read().closed.front().is_some_and(|oldest| Arc::ptr_eq(oldest, flushing))
+    fn flush(&self, flushing: &Arc<Flushing>) -> Result<(), IndexFault> {
+        let FlushBatch { writes, changes, set } = self.flush_batch(flushing)?;
+        let _gate = self.gate.write();
+        let is_on_its_way = {
+            let state = self.state.read();
+            state.is_good() && state.is_oldest(flushing)
+        };
+        if is_on_its_way {
+            if let Some(scrub) = &mut *self.scrub.lock() {
+                scrub.flush(&writes, &changes);
+            }
+            self.index.write(writes)?;
+            *self.set.lock() = set;
+            self.landed(flushing);
+        }
+        Ok(())
     }
 
     /// The index holds it now: reads go there.
@@ -297,36 +297,29 @@ impl PartitionView {
             state.outcomes.trim(dirty_from, settled_end);
         }
         let mut frontiers = self.frontiers.lock();
-        frontiers.persisted_end = flushing.meta.persisted_end;
-        frontiers.forgotten_chunk = chunk_of(flushing.meta.settled_end);
+        frontiers.persisted_end = flushing.applied_end;
+        frontiers.forgotten_chunk = chunk_of(flushing.settled_end);
     }
 
-    /// The oldest closed generation, which now goes into the index.
-    fn begin_to_move(&self) -> Option<Arc<Flushing>> {
+    /// The oldest closed generation, which now goes into the index, and the epoch of the state that it is of.
+    fn begin_to_move(&self) -> Option<(Arc<Flushing>, u64)> {
         let mut state = self.state.write();
+        if !state.is_good() {
+            return None;
+        }
         let oldest = Arc::clone(state.closed.front()?);
         state.is_moving = true;
         self.rotations.fetch_add(1, Ordering::Release);
-        Some(oldest)
-    }
-
-    /// Chunks of outcomes in the index that lie wholly below the settled end.
-    fn forgotten_chunks(&self, settled_end: Offset) -> Result<Vec<u64>, IndexError> {
-        let (first, end) = (self.frontiers.lock().forgotten_chunk, chunk_of(settled_end));
-        let mut forgotten = Vec::new();
-        if first >= end {
-            return Ok(forgotten);
-        }
-        let (low, high) = (layout::chunk_key(self.partition, first), layout::chunk_key(self.partition, end));
-        self.index.range(Bound::Included(&low), Bound::Excluded(&high), &mut |key, _| {
-            forgotten.extend(key.last_chunk::<8>().map(|number| u64::from_be_bytes(*number)));
-            ControlFlow::Continue(())
-        })?;
-        Ok(forgotten)
+        Some((oldest, state.epoch))
     }
 }
 
 impl State {
+    /// Whether this generation waits for the index: it is neither there nor wiped.
+    fn is_oldest(&self, flushing: &Arc<Flushing>) -> bool {
+        self.closed.front().is_some_and(|oldest| Arc::ptr_eq(oldest, flushing))
+    }
+
     /// Closes the active generation, so that it goes to the index; says whether anything was applied since the last.
     pub(super) fn close(&mut self) -> bool {
         if !self.active.moved {
@@ -348,7 +341,6 @@ impl State {
         let kept = chunk_of(self.settled_end);
         let numbers = generation.dirty_chunks.iter().filter(|&&number| number >= kept);
         let chunks = numbers.filter_map(|&number| Some((number, self.outcomes.chunk(number)?))).collect();
-        let meta = PartitionMeta { persisted_end: self.applied_end, settled_end: self.settled_end, last: self.last };
-        Flushing { generation, meta, chunks }
+        Flushing { generation, applied_end: self.applied_end, settled_end: self.settled_end, last: self.last, chunks }
     }
 }

@@ -12,23 +12,28 @@
 //!   applied end are taken under one lock.
 //! * Invariant (D11): while the position lies below the largest settled end seen, no applied end is published: in between,
 //!   records that were superseded are missing, so that an older value or none would show.
-//! * Locks, in this order: `gate` (flush against scans), `state`, the wait queue. None is held across an await.
-//! * Source: DESIGN D8, D9, D11, invariants 4 and 5.
+//! * Invariant: nothing is shown of an index in which damage was met, until it was wiped and replayed (`wipe`).
+//! * Locks, in this order: `gate` (flush against scans), `publishing`, `state`, the wait queue. None is held across an await.
+//! * Source: DESIGN D8, D9, D11, invariants 4 and 5; ADR 0012.
 
 mod apply_batch;
+mod flush_batch;
 pub(crate) mod flusher;
 mod outcomes;
 mod overlay;
 mod read;
 mod recent;
+pub(crate) mod scrub;
 mod types;
 mod waiters;
+pub(crate) mod wipe;
 
 pub use types::{Item, Outcome, PartitionStatus, Progress, ReadAt, ReadError, Recent, SCAN_BYTES_MAX, WaitError};
 pub(crate) use waiters::WaitersLimit;
 
+use crate::index::check::Verdict;
 use crate::index::layout::{self, PartitionMeta};
-use crate::index::{Index, IndexError};
+use crate::index::{Index, SetHash};
 use crate::tail::TailQuestion;
 use duramen_common::log::{Fetched, TailError};
 use duramen_common::protocol::BatchId;
@@ -38,13 +43,14 @@ use outcomes::Outcomes;
 use overlay::{Flushing, Generation};
 use parking_lot::{Mutex, RwLock};
 use recent::RecentBatches;
+use scrub::Scrub;
 use std::collections::VecDeque;
-use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::watch;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use waiters::Waiters;
+use wipe::Standing;
 
 /// One partition, as this node sees it.
 pub struct PartitionView {
@@ -53,6 +59,12 @@ pub struct PartitionView {
     /// Held for reading by whoever needs the index to stand still, for writing by who changes it.
     gate: RwLock<()>,
     state: RwLock<State>,
+    /// Held while what reads can see is published, so that an older state never follows a newer one.
+    publishing: Mutex<()>,
+    /// The set hash of what the index holds of this partition. Changes under `gate` only, by flushes and wipes.
+    set: Mutex<SetHash>,
+    /// The scrub that is under way.
+    scrub: Mutex<Option<Scrub>>,
     /// Counts generations that began to move to the index, and wipes: a read of the index in between is repeated.
     rotations: AtomicU64,
     waiters: Waiters,
@@ -60,9 +72,22 @@ pub struct PartitionView {
     recent: Mutex<RecentBatches>,
     frontiers: Mutex<Frontiers>,
     committed_end: AtomicU64,
-    ready: AtomicBool,
+    /// Changes with each wipe, once it is done.
+    epochs: watch::Sender<u64>,
+    /// Tells the keeper that damage was met.
+    alarm: Arc<Notify>,
     budget: Arc<Budget>,
     tail: Arc<TailQuestion>,
+}
+
+/// Where a subscriber goes on fetching.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    pub from: Offset,
+    /// The batch before it.
+    pub last: Option<BatchId>,
+    /// Names the state that this continues. What was fetched for one from before a wipe is not applied.
+    pub epoch: u64,
 }
 
 /// What changes with each batch, under one lock.
@@ -79,11 +104,16 @@ struct State {
     settled_end: Offset,
     /// Whether the log was heard of, or there is state from before: else there is nothing to show.
     begun: bool,
+    /// Whether it has once caught up with an end that its leader confirmed: since the start, or since the last wipe.
+    ready: bool,
+    /// Counts wipes.
+    epoch: u64,
+    standing: Standing,
     outcomes: Outcomes,
 }
 
 impl State {
-    fn fresh() -> State {
+    fn fresh(epoch: u64) -> State {
         State {
             active: Generation::default(),
             closed: VecDeque::new(),
@@ -92,13 +122,25 @@ impl State {
             last: None,
             settled_end: Offset::ZERO,
             begun: false,
+            ready: false,
+            epoch,
+            standing: Standing::Good,
             outcomes: Outcomes::default(),
         }
     }
 
     /// What reads may see.
     fn shown(&self) -> Option<Offset> {
-        (self.begun && self.applied_end >= self.settled_end).then_some(self.applied_end)
+        (self.is_good() && self.begun && self.applied_end >= self.settled_end).then_some(self.applied_end)
+    }
+
+    fn is_good(&self) -> bool {
+        self.standing == Standing::Good
+    }
+
+    /// Whether this still is the state that a position was taken of, and may be changed.
+    fn is_of(&self, epoch: u64) -> bool {
+        self.is_good() && self.epoch == epoch
     }
 }
 
@@ -120,47 +162,55 @@ pub(crate) struct Shared {
     pub limit: Arc<WaitersLimit>,
     pub budget: Arc<Budget>,
     pub recent_bytes_max: usize,
+    pub alarm: Arc<Notify>,
 }
 
 impl PartitionView {
-    /// Takes up what the index holds of a partition. Blocks.
+    /// Takes up what the index holds of a partition, as its check has found it. Blocks.
     pub(crate) fn open(
         partition: PartitionId,
+        verdict: Verdict,
         shared: &Shared,
         tail: Arc<TailQuestion>,
-    ) -> Result<PartitionView, IndexError> {
+    ) -> PartitionView {
         let index = Arc::clone(&shared.index);
-        let mut state = State::fresh();
-        match index.get(&layout::meta_key(partition))? {
-            Some(bytes) => {
-                let meta = PartitionMeta::decode(&bytes)?;
-                let stored = index.get(&layout::chunk_key(partition, layout::chunk_of(meta.persisted_end)))?;
-                let stored = stored.map(|bytes| layout::decode_chunk(&bytes)).transpose()?;
-                state.outcomes = Outcomes::restore(meta.persisted_end, stored);
-                state.applied_end = meta.persisted_end;
-                state.settled_end = meta.settled_end;
-                state.last = meta.last;
-                state.begun = true;
-            }
-            // Nothing, or what a wipe did not finish removing.
-            None => clear(&*index, partition)?,
+        let mut state = State::fresh(0);
+        let meta = verdict.and_then(|meta| {
+            let Some(meta) = meta else { return Ok(PartitionMeta::default()) };
+            let key = layout::chunk_key(partition, layout::chunk_of(meta.persisted_end));
+            let stored = index.get(&key)?.map(|bytes| layout::decode_chunk(&key, &bytes)).transpose()?;
+            state.outcomes = Outcomes::restore(meta.persisted_end, stored);
+            state.applied_end = meta.persisted_end;
+            state.settled_end = meta.settled_end;
+            state.last = meta.last;
+            state.begun = true;
+            Ok(meta)
+        });
+        if let Err(fault) = &meta {
+            state.standing = Standing::Condemned(fault.clone());
+            shared.alarm.notify_one();
         }
+        let set = meta.unwrap_or_default().set;
         let shown = state.shown();
-        Ok(PartitionView {
+        PartitionView {
             partition,
             index,
             gate: RwLock::new(()),
+            publishing: Mutex::new(()),
+            set: Mutex::new(set),
+            scrub: Mutex::new(None),
             rotations: AtomicU64::new(0),
             waiters: Waiters::new(shown, Arc::clone(&shared.limit)),
             changes: watch::Sender::new(shown),
             recent: Mutex::new(RecentBatches::new(state.applied_end, shared.recent_bytes_max)),
             frontiers: Mutex::new(Frontiers { persisted_end: state.applied_end, ..Frontiers::default() }),
             committed_end: AtomicU64::new(state.applied_end.get()),
-            ready: AtomicBool::new(false),
+            epochs: watch::Sender::new(0),
+            alarm: Arc::clone(&shared.alarm),
             budget: Arc::clone(&shared.budget),
             state: RwLock::new(state),
             tail,
-        })
+        }
     }
 
     /// Which.
@@ -227,10 +277,10 @@ impl PartitionView {
         self.recent.lock().from(from)
     }
 
-    /// Whether it has once caught up with an end that its leader confirmed after the start.
+    /// Whether it has once caught up with an end that its leader confirmed after the start, and after the last wipe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.state.read().ready
     }
 
     /// Readers that wait for an applied end now, over all partitions of the node.
@@ -243,18 +293,22 @@ impl PartitionView {
         self.budget.used()
     }
 
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
+    /// It has caught up, unless it was wiped since `epoch`.
+    pub(crate) fn set_ready(&self, epoch: u64) {
+        let mut state = self.state.write();
+        if state.is_of(epoch) {
+            state.ready = true;
+        }
     }
 
     pub(crate) fn set_catching_up(&self, progress: Option<Progress>) {
         self.frontiers.lock().catching_up = progress;
     }
 
-    /// Where to go on fetching: the position, and the batch before it.
-    pub(crate) fn position(&self) -> (Offset, Option<BatchId>) {
+    /// Where to go on fetching; `None` until damage that was met is wiped: wait for [`PartitionView::good`].
+    pub(crate) fn position(&self) -> Option<Position> {
         let state = self.state.read();
-        (state.applied_end, state.last)
+        state.is_good().then_some(Position { from: state.applied_end, last: state.last, epoch: state.epoch })
     }
 
     /// Whether the log was heard of, or there is state from before.
@@ -268,72 +322,30 @@ impl PartitionView {
 
     /// Takes note of what the log said beside the batches; before they are applied, so that nothing inside a settled stretch
     /// shows.
-    pub(crate) fn hear(&self, fetched: &Fetched) {
+    pub(crate) fn hear(&self, fetched: &Fetched, epoch: u64) {
         self.hear_committed(fetched.committed_end);
         {
             let mut frontiers = self.frontiers.lock();
             frontiers.horizon = frontiers.horizon.max(fetched.horizon);
             frontiers.first_offset = frontiers.first_offset.max(fetched.first_offset);
         }
-        let shown = {
+        {
             let mut state = self.state.write();
-            if fetched.settled_end <= state.settled_end {
+            if fetched.settled_end <= state.settled_end || !state.is_of(epoch) {
                 return;
             }
             state.settled_end = fetched.settled_end;
-            state.shown()
-        };
-        self.publish(shown);
+        }
+        self.publish();
     }
 
-    /// Publishes what reads can see. Called by the subscriber only, after `state` holds it.
-    fn publish(&self, shown: Option<Offset>) {
+    /// Publishes what reads can see, after `state` holds it.
+    fn publish(&self) {
+        let _publishing = self.publishing.lock();
+        let shown = self.state.read().shown();
         self.waiters.publish(shown);
         self.changes.send_if_modified(|published| std::mem::replace(published, shown) != shown);
     }
-
-    /// Forgets everything and starts over at 0. Blocks.
-    pub(crate) fn wipe(&self) -> Result<(), IndexError> {
-        let _gate = self.gate.write();
-        {
-            let mut state = self.state.write();
-            self.budget.release(state.bytes_to_release());
-            *state = State::fresh();
-            self.rotations.fetch_add(1, Ordering::Release);
-        }
-        self.publish(None);
-        self.recent.lock().reset(Offset::ZERO);
-        *self.frontiers.lock() = Frontiers::default();
-        self.committed_end.store(0, Ordering::Relaxed);
-        // The meta first: without it, whatever else is left is removed at the next start.
-        self.index.write(vec![(layout::meta_key(self.partition), None)])?;
-        clear(&*self.index, self.partition)
-    }
-}
-
-/// How many keys one write removes when a partition is cleared.
-const CLEAR_KEYS: usize = 4096;
-
-/// Removes a partition's data and outcomes from the index.
-fn clear(index: &dyn Index, partition: PartitionId) -> Result<(), IndexError> {
-    let data = layout::data_range(partition, Bound::Unbounded, Bound::Unbounded);
-    let first_chunk = Bound::Included(layout::chunk_key(partition, 0));
-    let last_chunk = Bound::Included(layout::chunk_key(partition, u64::MAX));
-    for (start, end) in [data, (first_chunk, last_chunk)] {
-        loop {
-            let mut writes = Vec::new();
-            let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-            index.range(start, end, &mut |key, _| {
-                writes.push((key.to_vec(), None));
-                if writes.len() < CLEAR_KEYS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            if writes.is_empty() {
-                break;
-            }
-            index.write(writes)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

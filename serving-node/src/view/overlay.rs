@@ -5,10 +5,10 @@
 //!   whole.
 //! * Source: DESIGN D8.
 
-use crate::index::Writes;
-use crate::index::layout::{self, Chunk, PartitionMeta};
+use crate::index::layout::Chunk;
 use bytes::Bytes;
-use duramen_common::{Offset, PartitionId};
+use duramen_common::Offset;
+use duramen_common::protocol::BatchId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A key's state after its last effective write.
@@ -37,26 +37,9 @@ pub(super) struct Generation {
 #[derive(Debug)]
 pub(super) struct Flushing {
     pub generation: Generation,
-    pub meta: PartitionMeta,
+    /// First offset that is not in it, nor in those before it.
+    pub applied_end: Offset,
+    pub settled_end: Offset,
+    pub last: Option<BatchId>,
     pub chunks: BTreeMap<u64, Chunk>,
-}
-
-impl Flushing {
-    /// The batch for the index: sorted, each key once.
-    pub(super) fn writes(&self, partition: PartitionId, forgotten_chunks: &[u64]) -> Writes {
-        let updates = &self.generation.updates;
-        let mut writes = Writes::with_capacity(updates.len() + self.chunks.len() + forgotten_chunks.len() + 1);
-        for (key, entry) in updates {
-            let value = entry.value.as_ref().map(|value| layout::encode_item(entry.version, value));
-            writes.push((layout::data_key(partition, key), value));
-        }
-        writes.push((layout::meta_key(partition), Some(self.meta.encode())));
-        for &chunk in forgotten_chunks {
-            writes.push((layout::chunk_key(partition, chunk), None));
-        }
-        for (&number, chunk) in &self.chunks {
-            writes.push((layout::chunk_key(partition, number), Some(layout::encode_chunk(chunk))));
-        }
-        writes
-    }
 }

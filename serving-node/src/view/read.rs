@@ -9,7 +9,8 @@ use super::outcomes::outcome_in;
 use super::overlay::Entry;
 use super::types::{Item, Outcome, ReadAt, ReadError, SCAN_BYTES_MAX};
 use super::{PartitionView, State};
-use crate::index::{IndexError, layout};
+use crate::index::IndexFault;
+use crate::index::layout::{self, Chunk};
 use bytes::Bytes;
 use duramen_common::Offset;
 use std::collections::BTreeMap;
@@ -23,25 +24,29 @@ impl PartitionView {
     /// A key's value now, here. May block for as long as the index does.
     pub fn get(&self, key: &[u8]) -> Result<ReadAt<Option<Item>>, ReadError> {
         for _ in 0..READ_TRIES {
-            let (applied_end, rotations) = {
+            let (applied_end, rotations, epoch) = {
                 let state = self.state.read();
                 let applied_end = self.shown_end(&state)?;
                 if let Some(entry) = state.entry(key) {
                     return Ok(ReadAt { applied_end, value: item_of(entry) });
                 }
-                (applied_end, self.rotations.load(Ordering::Acquire))
+                (applied_end, self.rotations.load(Ordering::Acquire), state.epoch)
             };
-            let value = self.stored_item(key)?;
+            let value = self.stored_item(key).map_err(|fault| self.index_failed(&fault, epoch))?;
             if self.rotations.load(Ordering::Acquire) == rotations {
                 return Ok(ReadAt { applied_end, value });
             }
         }
-        let state = self.state.read();
-        let applied_end = self.shown_end(&state)?;
-        let value = match state.entry(key) {
-            Some(entry) => item_of(entry),
-            None => self.stored_item(key)?,
+        // With the lock held, no generation begins to move, and no wipe begins.
+        let (stored, applied_end, epoch) = {
+            let state = self.state.read();
+            let applied_end = self.shown_end(&state)?;
+            match state.entry(key) {
+                Some(entry) => return Ok(ReadAt { applied_end, value: item_of(entry) }),
+                None => (self.stored_item(key), applied_end, state.epoch),
+            }
         };
+        let value = stored.map_err(|fault| self.index_failed(&fault, epoch))?;
         Ok(ReadAt { applied_end, value })
     }
 
@@ -69,9 +74,9 @@ impl PartitionView {
 
     /// What the record at `offset` did; `None` when it is not applied yet.
     pub fn outcome(&self, offset: Offset) -> Result<Option<Outcome>, ReadError> {
-        {
+        let epoch = {
             let state = self.state.read();
-            if offset >= state.applied_end {
+            if offset >= state.applied_end || !state.is_good() {
                 return Ok(None);
             }
             if offset < state.settled_end {
@@ -81,16 +86,14 @@ impl PartitionView {
             if let Some(outcome) = state.outcomes.get(offset) {
                 return Ok(Some(outcome));
             }
-        }
-        let key = layout::chunk_key(self.partition, layout::chunk_of(offset));
-        let stored = self.index.get(&key).map_err(|error| self.index_failed(&error))?;
-        if offset >= self.state.read().applied_end {
+            state.epoch
+        };
+        let chunk = self.stored_chunk(layout::chunk_of(offset)).map_err(|fault| self.index_failed(&fault, epoch))?;
+        if !self.state.read().is_of(epoch) {
             // Wiped meanwhile: that the index holds nothing says nothing.
             return Ok(None);
         }
-        let Some(bytes) = stored else { return Ok(Some(Outcome::Effective)) };
-        let chunk = layout::decode_chunk(&bytes).map_err(|error| self.index_failed(&error))?;
-        Ok(Some(outcome_in(&chunk, offset)))
+        Ok(Some(chunk.map_or(Outcome::Effective, |chunk| outcome_in(&chunk, offset))))
     }
 
     /// A hash over the live (key, value, version) triples in key order at one applied end; the same on every node and
@@ -117,12 +120,11 @@ impl PartitionView {
         visit: &mut dyn FnMut(Bytes, Item) -> ControlFlow<()>,
     ) -> Result<Offset, ReadError> {
         let _gate = self.gate.read();
-        let (applied_end, overlay) = {
+        let (applied_end, epoch, overlay) = {
             let state = self.state.read();
-            (
-                self.shown_end(&state)?,
-                if is_empty(start, end) { BTreeMap::new() } else { state.slice(start, end, limit) },
-            )
+            let applied_end = self.shown_end(&state)?;
+            let overlay = if is_empty(start, end) { BTreeMap::new() } else { state.slice(start, end, limit) };
+            (applied_end, state.epoch, overlay)
         };
         if limit == 0 || is_empty(start, end) {
             return Ok(applied_end);
@@ -151,20 +153,21 @@ impl PartitionView {
                     return ControlFlow::Continue(());
                 }
             }
-            match layout::decode_item(stored) {
+            match layout::decode_item(stored_key, stored) {
                 Ok((version, value)) => {
                     let item = Item { value: Bytes::copy_from_slice(value), version };
                     let flow = visit(Bytes::copy_from_slice(key), item);
                     stopped = flow.is_break();
                     flow
                 }
-                Err(error) => {
-                    damage = Some(error);
+                Err(fault) => {
+                    damage = Some(fault);
                     ControlFlow::Break(())
                 }
             }
         });
-        read.and(damage.map_or(Ok(()), Err)).map_err(|error| self.index_failed(&error))?;
+        let read = read.map_err(IndexFault::from).and(damage.map_or(Ok(()), Err));
+        read.map_err(|fault| self.index_failed(&fault, epoch))?;
         if !stopped {
             for (key, entry) in overlay {
                 if let Some(item) = item_of(&entry)
@@ -185,17 +188,21 @@ impl PartitionView {
         })
     }
 
-    fn stored_item(&self, key: &[u8]) -> Result<Option<Item>, ReadError> {
-        let read = || -> Result<Option<Item>, IndexError> {
-            let stored = self.index.get(&layout::data_key(self.partition, key))?;
-            let item = stored.map(|bytes| layout::decode_shared_item(&bytes)).transpose()?;
-            Ok(item.map(|(version, value)| Item { value, version }))
-        };
-        read().map_err(|error| self.index_failed(&error))
+    fn stored_item(&self, key: &[u8]) -> Result<Option<Item>, IndexFault> {
+        let key = layout::data_key(self.partition, key);
+        let item = self.index.get(&key)?.map(|bytes| layout::decode_shared_item(&key, &bytes)).transpose()?;
+        Ok(item.map(|(version, value)| Item { value, version }))
     }
 
-    fn index_failed(&self, error: &IndexError) -> ReadError {
-        ReadError::Index { partition: self.partition, reason: error.to_string() }
+    fn stored_chunk(&self, number: u64) -> Result<Option<Chunk>, IndexFault> {
+        let key = layout::chunk_key(self.partition, number);
+        self.index.get(&key)?.map(|bytes| layout::decode_chunk(&key, &bytes)).transpose()
+    }
+
+    /// A read of the state of `epoch` met damage: the partition is not shown any more, and this read has no answer.
+    fn index_failed(&self, fault: &IndexFault, epoch: u64) -> ReadError {
+        self.condemn(fault, epoch);
+        ReadError::Index { partition: self.partition, reason: fault.to_string() }
     }
 }
 

@@ -54,6 +54,7 @@ pub const TABLE: &[Row] = &[
     row(Plant::GuardIgnored, Suite::Serving, 20, &[NOT_THE_LOG]),
     row(Plant::FailedGuardCounted, Suite::Serving, 20, &[NOT_THE_LOG]),
     row(Plant::AppliedEndBeforeData, Suite::Serving, 60, &[NOT_THE_LOG]),
+    row(Plant::IndexCheckSkipped, Suite::Serving, 20, &[NOT_THE_LOG, OLDER]),
     row(Plant::TokenWaitSkipped, Suite::Serving, 20, &[OLDER]),
     row(Plant::TokensNotMerged, Suite::Serving, 40, &[OLDER]),
     row(Plant::TailQuestionJoinedLate, Suite::Serving, 40, &[OLDER]),

@@ -2,7 +2,7 @@
 //!
 //! * A seed is some lives of a node with its index on disk (sled). Within a life: writers with guards and sessions, readers of
 //!   every consistency, pages, a feed that is cut off; the log is slow, and now and then stops committing. Lives end like
-//!   a killed process, nothing flushed.
+//!   a killed process, nothing flushed; between them, entries vanish from the index now and then.
 //! * In virtual time and one thread. Judged at the end: `judge`.
 //! * Source: DESIGN D6, D8, D9, D14, invariants 4 to 8. Deliberately absent: consensus, sockets, more than one node.
 
@@ -15,10 +15,11 @@ mod slow_log;
 use super::chance::Chance;
 use clients::{Clients, Known, PATIENCE};
 use duramen_common::{HistoryId, PartitionId};
-use duramen_serving_node::testing::MemoryLog;
+use duramen_serving_node::testing::{FolderIndex, MemoryLog};
 use duramen_serving_node::{IndexKind, PartitionsConfig, ServingNode, ServingNodeConfig};
 use feed::Followed;
 use slow_log::SlowLog;
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tokio::runtime::RngSeed;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+const HISTORY: u32 = 0x00c7_f3a1;
 const PARTITIONS: u16 = 2;
 /// Lives of the node in one seed, and how long the clients work in each. Unit: milliseconds of virtual time.
 const LIVES: usize = 3;
@@ -34,7 +36,7 @@ const LIFE_MS: usize = 2_500;
 /// Runs a seed; says what is broken.
 pub fn run_seed(seed: u64) -> Result<(), String> {
     let folder = tempfile::TempDir::with_prefix("duramen-serving-suite-").map_err(|error| error.to_string())?;
-    let history = HistoryId::from_bits(0x00c7_f3a1);
+    let history = HistoryId::from_bits(HISTORY);
     let world = World {
         log: Arc::new(MemoryLog::new(history, PARTITIONS)),
         known: Arc::new(Mutex::new(Known::new(PARTITIONS))),
@@ -48,6 +50,8 @@ pub fn run_seed(seed: u64) -> Result<(), String> {
         let runtime = runtime.enable_time().start_paused(true).rng_seed(order).build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         runtime.block_on(world.live(folder.path(), life)).map_err(|broken| format!("life {life}: {broken}"))?;
+        drop(runtime);
+        world.damage(folder.path());
     }
     let known = world.known.lock().map_err(|error| error.to_string())?;
     let followed = world.followed.lock().map_err(|error| error.to_string())?.clone();
@@ -90,7 +94,7 @@ impl World {
         let clients = Clients {
             node: Arc::clone(&node),
             chance: self.chance.clone(),
-            history: HistoryId::from_bits(0x00c7_f3a1),
+            history: HistoryId::from_bits(HISTORY),
             partitions: PARTITIONS,
             known: Arc::clone(&self.known),
         };
@@ -115,6 +119,26 @@ impl World {
             }
         };
         timeout(PATIENCE, scanned).await.map_err(|_| "no page in time after the faults".to_owned())
+    }
+
+    /// Takes entries out of the index at rest, now and then: what is left has every checksum right.
+    fn damage(&self, folder: &Path) {
+        if self.chance.below(2) == 0 {
+            return;
+        }
+        let store = FolderIndex::open_of(folder, IndexKind::Sled, HistoryId::from_bits(HISTORY));
+        let store = store.expect("a killed node leaves an index that opens");
+        let mut keys = Vec::new();
+        let mut visit = |key: &[u8], _: &[u8]| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        };
+        let data_end = PARTITIONS.to_be_bytes();
+        let read = store.index().range(Bound::Unbounded, Bound::Excluded(&data_end), &mut visit);
+        read.expect("a killed node leaves an index that can be read");
+        keys.retain(|_| self.chance.below(4) == 0);
+        let writes = keys.into_iter().map(|key| (key, None)).collect();
+        store.index().write(writes).expect("an index can be written");
     }
 
     /// Lets the clients work, and now and then stops the log from committing; in the end it commits.

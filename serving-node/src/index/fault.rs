@@ -1,0 +1,85 @@
+//! What can be wrong with an index that opened: it failed, an entry is not what was written, entries are missing.
+//!
+//! * In: errors of the index, checks of what it gives. Out: one type that says how much of the index must go.
+//! * Source: DESIGN D8; ADR 0012.
+
+use super::IndexError;
+
+/// Why what an index holds cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IndexFault {
+    /// The index itself failed. Nothing in it is trusted any more.
+    #[error(transparent)]
+    Engine(#[from] IndexError),
+    /// An entry is there, and it is not what was written under its key.
+    #[error("{what} does not match its checksum")]
+    Checksum {
+        /// What kind of entry.
+        what: &'static str,
+    },
+    /// Every entry is good, and they are not the set that the last flush left: some are missing, older, or of before.
+    #[error("it holds {found} entries, and not the {expected} that were last written")]
+    Incomplete {
+        /// Entries found.
+        found: u64,
+        /// Entries that the partition's meta entry speaks of; 0 without one.
+        expected: u64,
+    },
+}
+
+/// Causes of a wipe, for the metric `duramen_index_wipes_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WipeCause {
+    /// It was not opened at all: of another history, kind or format, or left in a state that is not trusted.
+    Start,
+    /// It does not open, a call to it failed, or a write to it did.
+    Engine,
+    /// An entry does not match its checksum.
+    Checksum,
+    /// Entries are missing, older or too many.
+    Incomplete,
+}
+
+impl WipeCause {
+    /// All of them.
+    pub const ALL: [WipeCause; 4] = [WipeCause::Start, WipeCause::Engine, WipeCause::Checksum, WipeCause::Incomplete];
+
+    /// Its name, as the metric has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            WipeCause::Start => "start",
+            WipeCause::Engine => "engine",
+            WipeCause::Checksum => "checksum",
+            WipeCause::Incomplete => "incomplete",
+        }
+    }
+}
+
+impl IndexFault {
+    /// Which cause a wipe for this counts under.
+    #[must_use]
+    pub fn cause(&self) -> WipeCause {
+        match self {
+            IndexFault::Engine(_) => WipeCause::Engine,
+            IndexFault::Checksum { .. } => WipeCause::Checksum,
+            IndexFault::Incomplete { .. } => WipeCause::Incomplete,
+        }
+    }
+
+    /// Whether the index as a whole must be replaced, not only what it holds of one partition.
+    #[must_use]
+    pub fn is_of_the_whole(&self) -> bool {
+        matches!(self, IndexFault::Engine(_))
+    }
+
+    /// Whether a read failed for want of descriptors or memory: it says nothing about the index, and may work next time.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        const WANTS: [&str; 3] = ["Too many open files", "Cannot allocate memory", "Resource temporarily unavailable"];
+        match self {
+            IndexFault::Engine(error) => WANTS.iter().any(|want| error.reason.contains(want)),
+            IndexFault::Checksum { .. } | IndexFault::Incomplete { .. } => false,
+        }
+    }
+}
