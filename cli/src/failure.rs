@@ -78,10 +78,8 @@ impl Failure {
     #[must_use]
     pub fn report(&self) -> ExitCode {
         if !matches!(self, Self::OutputClosed) {
-            use std::io::Write as _;
             let line = self.to_string().replace(['\n', '\r'], " ");
-            // Nothing is left to tell when stderr is closed too.
-            let _ = writeln!(std::io::stderr(), "duramen: {line}");
+            duramen_stdio::stderr().push_line(&format!("duramen: {line}"));
         }
         ExitCode::from(self.code())
     }

@@ -15,6 +15,7 @@ pub mod log_commands;
 pub mod logging;
 pub mod node;
 pub mod output;
+pub mod screen;
 pub mod signals;
 pub mod status;
 
@@ -32,19 +33,35 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The same. Nodes take the time of day, and their randomness, from these seams.
 pub fn run_with(args: impl IntoIterator<Item = OsString>, seams: Seams) -> ExitCode {
+    duramen_stdio::install_panic_hook();
     duramen_serving_node::index::abort_on_panic();
-    let parsed = match Duramen::try_parse_from(args) {
-        Ok(parsed) => parsed,
-        // Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+    let ended = match Duramen::try_parse_from(args) {
+        Ok(parsed) => start(parsed, seams),
+        Err(error) => return say_usage(&error),
     };
-    match start(parsed, seams) {
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    };
+    // The last line may be the one that says why. Who does not read it cannot hold up the end for long.
+    duramen_stdio::flush();
+    code
+}
+
+/// Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.
+fn say_usage(error: &clap::Error) -> ExitCode {
+    let text = |is_terminal: bool| match is_terminal {
+        true => error.render().ansi().to_string(),
+        false => error.render().to_string(),
+    };
+    let mut code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    if error.use_stderr() {
+        duramen_stdio::stderr().push(text(duramen_stdio::stderr_is_terminal()).as_bytes());
+    } else if let Err(failure) = output::bytes(text(duramen_stdio::stdout_is_terminal()).as_bytes()) {
+        code = failure.report();
     }
+    duramen_stdio::flush();
+    code
 }
 
 fn start(parsed: Duramen, seams: Seams) -> Result<(), Failure> {

@@ -1,15 +1,17 @@
-//! Answers on stdout: bytes as they are, lines, JSON lines. A reader that has gone ends the command quietly.
+//! Answers of commands on stdout: bytes as they are, lines, JSON lines.
 //!
-//! Deliberately absent: colours; what goes to stderr (logs, progress, failures).
+//! * A reader that has gone ends the command quietly.
+//! * Nodes say what they have to say through `duramen_stdio::stdout`, which waits for nobody; hints for people go to
+//!   `duramen_stdio::stderr`, which cannot fail.
+//! * Deliberately absent: colours, logs, progress, failures.
 
 use crate::failure::Failure;
 use serde::Serialize;
-use std::io::{self, Write as _};
+use std::io;
 
-/// Writes bytes as they are.
+/// Writes bytes as they are, and waits until they are taken: for commands, never for nodes.
 pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+    duramen_stdio::write_all(bytes).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::OutputClosed,
         _ => Failure::failed(format!("cannot write to stdout: {error}")),
     })

@@ -1,7 +1,7 @@
 //! The program from outside: help, usage errors, configuration, failures in one line. No cluster runs here; the tests
 //! room has those.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn duramen(args: &[&str]) -> Output {
     command(args).output().expect("the binary runs")
@@ -198,4 +198,40 @@ fn a_file_that_is_not_what_it_should_be_is_told_with_its_line() {
         .unwrap();
     fails_in_one_line(&output, 1, &["line 2", "--resume"]);
     assert!(folder.path().join("bad.csv.duramen-load").exists());
+}
+
+/// Goal: no setting of the log silences the program by mistake. Method: an empty one still warns, a misspelt level is refused.
+#[test]
+fn an_empty_filter_means_the_default_and_a_misspelt_one_is_refused() {
+    let output = command(&["status", "--wait-ms", "1"]).env("DURAMEN_LOG", "inf").output().unwrap();
+    fails_in_one_line(&output, 2, &["DURAMEN_LOG", "\"inf\"", "level"]);
+    let output = command(&["status"]).env("DURAMEN_LOG", "").env("RUST_LOG", "verbose").output().unwrap();
+    fails_in_one_line(&output, 2, &["RUST_LOG", "\"verbose\""]);
+}
+
+/// Goal: an answer that cannot be written is a failure, one that nobody wants is not.
+#[test]
+fn help_that_cannot_be_written_is_a_failure_unless_the_reader_has_gone() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(command(&["--help"]).stdout(full).status().unwrap().code(), Some(1));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(command(&["--help"]).stdout(writer).status().unwrap().code(), Some(0));
+}
+
+/// Goal: a failure that nobody reads ends soon, with its code. Method: stderr is a full pipe, a pipe without a reader, a full
+/// disk.
+#[test]
+fn a_failure_that_nobody_reads_has_its_code_all_the_same() {
+    use std::io::Write as _;
+    let (_reader, mut stuck) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&stuck, true).unwrap();
+    while stuck.write(&[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&stuck, false).unwrap();
+    let (reader, gone) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for stderr in [Stdio::from(stuck), Stdio::from(gone), Stdio::from(full)] {
+        assert_eq!(command(&["log-node"]).stderr(stderr).status().unwrap().code(), Some(2));
+    }
 }

@@ -1,5 +1,7 @@
 //! A counter that many increment at once, from both nodes, by compare-and-set: the sum is exact. Run `duramen dev` first.
 
+#![allow(clippy::print_stdout, reason = "an example speaks to whoever runs it")]
+
 use duramen_client::kv::{Client, ClientConfig, Condition, Error, WriteOptions};
 
 const TASKS: usize = 8;

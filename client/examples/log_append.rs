@@ -1,6 +1,8 @@
 //! Appends events to the log itself, reads them back, and waits for more: the log without the serving layer. Run
 //! `duramen dev` first, and `duramen log append` while this waits.
 
+#![allow(clippy::print_stdout, reason = "an example speaks to whoever runs it")]
+
 use bytes::Bytes;
 use duramen_client::log_client::{LogClient, LogClientConfig};
 use duramen_common::batch::{Record, RecordSetBuilder};

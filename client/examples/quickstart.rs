@@ -1,5 +1,7 @@
 //! Put at one node, read at the other, never older. Run `duramen dev` first.
 
+#![allow(clippy::print_stdout, reason = "an example speaks to whoever runs it")]
+
 use duramen_client::kv::{Client, ClientConfig, Session};
 
 #[tokio::main(flavor = "current_thread")]

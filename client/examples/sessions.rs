@@ -1,6 +1,8 @@
 //! A session carried from one request to the next as a string, as a web server would in a cookie. Run `duramen dev`
 //! first; with `duramen dev --lag-ms 500` the second node takes half a second to get there, and the session waits.
 
+#![allow(clippy::print_stdout, reason = "an example speaks to whoever runs it")]
+
 use duramen_client::kv::{Client, ClientConfig, ReadOptions, Session};
 use tokio::time::Instant;
 

@@ -1,6 +1,8 @@
 //! Follows changes of keys with a prefix (the first argument), from now on, also over the death of nodes. Run
 //! `duramen dev` first, and write something while this runs.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example speaks to whoever runs it")]
+
 use duramen_client::kv::{Client, ClientConfig, Error, WatchOptions};
 use std::time::Duration;
 

@@ -31,7 +31,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
-use tracing_subscriber::EnvFilter;
 
 /// How long the last lines may take to be written.
 const LAST_LINES_WITHIN: Duration = Duration::from_millis(500);
@@ -54,11 +53,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args) => args,
         // Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.
         Err(error) => {
-            let _ = error.print();
+            if error.use_stderr() {
+                duramen_stdio::stderr().push(error.render().to_string().as_bytes());
+            } else {
+                // Help for somebody who has gone.
+                let _ = duramen_stdio::write_all(error.render().to_string().as_bytes());
+            }
+            duramen_stdio::flush();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    install_logging();
+    duramen_stdio::install_panic_hook();
+    if let Err(why) = install_logging() {
+        return end(&format!("DURAMEN_LOG is not a filter: {why}"), 2);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(serve(args));
@@ -66,16 +74,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         ended
     });
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("duramen-maelstrom: {error}");
-            ExitCode::FAILURE
+        Ok(()) => {
+            duramen_stdio::flush();
+            ExitCode::SUCCESS
         }
+        Err(error) => end(&error.to_string(), 1),
     }
 }
 
+fn end(why: &str, code: u8) -> ExitCode {
+    duramen_stdio::stderr().push_line(&format!("duramen-maelstrom: {why}"));
+    duramen_stdio::flush();
+    ExitCode::from(code)
+}
+
 async fn serve(args: Args) -> io::Result<()> {
-    let (out, writer) = lines::Outbox::start(io::stdout())?;
+    let (out, writer) = lines::Outbox::start(duramen_stdio::blocking_stdout())?;
     let input = lines::read(BufReader::with_capacity(64 * 1024, io::stdin()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -94,13 +108,8 @@ async fn serve(args: Args) -> io::Result<()> {
     ended
 }
 
-fn install_logging() {
-    let filter = std::env::var("DURAMEN_LOG").ok().and_then(|text| EnvFilter::try_new(text).ok());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("error")))
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .finish();
-    // Refused only when this process has one already.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+fn install_logging() -> Result<(), String> {
+    let filter = std::env::var("DURAMEN_LOG").unwrap_or_default();
+    duramen_stdio::logging::install(duramen_stdio::logging::filter(&filter, "error")?, true);
+    Ok(())
 }

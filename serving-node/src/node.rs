@@ -19,6 +19,7 @@ use duramen_transport::http::{HttpLimits, Stopper};
 use hyper::{Request, Response};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -61,6 +62,8 @@ pub struct ServingNodeConfig {
     pub http: HttpLimits,
     /// This node stays ready for this long while a partition has no known leader.
     pub ready_without_leader: Duration,
+    /// How many log lines the process has dropped. The process counts, the node publishes it.
+    pub log_lines_dropped: Arc<AtomicU64>,
 }
 
 impl Default for ServingNodeConfig {
@@ -79,6 +82,7 @@ impl Default for ServingNodeConfig {
             feed_bytes_max: 64 * 1024 * 1024,
             http: HttpLimits::default(),
             ready_without_leader: Duration::from_secs(10),
+            log_lines_dropped: Arc::default(),
         }
     }
 }

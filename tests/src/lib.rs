@@ -6,6 +6,8 @@
 //!   one of the server. The tests themselves are in `tests/tests`.
 //! * `sim` runs a whole cluster in one thread and virtual time, from a seed.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests and their programs speak to whoever runs them")]
+
 pub mod chaos;
 pub mod checkers;
 pub mod fuzz;

@@ -21,6 +21,7 @@ fn every_fault_once_under_every_workload() {
     // A thread of its own: it goes to the clients' host and stays there.
     let report = std::thread::spawn(short_round).join().expect("the round's own failure was told");
     // Not captured: what was skipped, and how much was done, belongs into every log.
+    #[expect(clippy::disallowed_methods, reason = "a test; no node runs in it")]
     let _ = writeln!(std::io::stderr(), "{report}");
     assert!(report.violations.is_empty(), "{}\n{}", report.violations.join("\n"), report.reproduce);
     for fault in chosen() {

@@ -1,6 +1,8 @@
 //! The fuzz targets in CI: hand-made inputs, seeds, and a fixed number of inputs made from them, always the same.
 //! `scripts/fuzz.sh` lets libFuzzer look further.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests and their programs speak to whoever runs them")]
+
 use duramen_common::planted::{self, Plant};
 use duramen_tests::fuzz::{TARGETS, Target};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

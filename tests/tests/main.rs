@@ -2,6 +2,8 @@
 //!
 //! `cargo test -p duramen-tests --test end_to_end [NAME]`; `DURAMEN_TEST_SEED=…` repeats a run's choices.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests and their programs speak to whoever runs them")]
+
 mod chaos;
 mod client;
 mod commands;
@@ -17,6 +19,7 @@ mod identity;
 mod kills;
 mod load;
 mod nemesis;
+mod output;
 mod partitioned;
 mod planted;
 mod read_after_write;

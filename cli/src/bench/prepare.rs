@@ -5,11 +5,11 @@
 use super::workload::{key_name, random_text};
 use super::{BenchArgs, Workload};
 use crate::failure::Failure;
+use crate::screen;
 use duramen_client::kv::{Client, ClientConfig, Op, ReadOptions, ScanQuery};
 use duramen_common::SessionToken;
 use duramen_common::limits::{BODY_BYTES_MAX, OPS_MAX};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 /// Batches under way.
@@ -52,12 +52,9 @@ async fn load(args: &BenchArgs, client: &Client) -> Result<SessionToken, Failure
         }
     });
     let loaded = futures_util::stream::iter(batches).buffer_unordered(BATCHES_IN_FLIGHT);
-    let on_terminal = std::io::stderr().is_terminal();
-    let bar = indicatif::ProgressBar::new(u64::from(args.keys));
-    if !on_terminal {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        // Nobody to tell when stderr is closed.
-        let _ = writeln!(std::io::stderr(), "loading {} keys", args.keys);
+    let bar = indicatif::ProgressBar::with_draw_target(Some(u64::from(args.keys)), screen::draw_target());
+    if !screen::has_bars() {
+        duramen_stdio::stderr().push_line(&format!("loading {} keys", args.keys));
     }
     let token = loaded
         .try_fold(None, async |all: Option<SessionToken>, (token, count)| {

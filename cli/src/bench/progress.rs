@@ -1,8 +1,8 @@
 //! Shows how far a measurement is: a bar on a terminal, else a line every few seconds.
 
 use super::generator::Window;
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _};
+use crate::screen;
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,11 +20,10 @@ pub(super) struct Bar {
 
 impl Bar {
     pub(super) fn new(window: Window) -> Bar {
-        let on_terminal = std::io::stderr().is_terminal();
-        let target = if on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let on_terminal = screen::has_bars();
         let started = Instant::now();
         let total_ms = window.end.saturating_duration_since(started).as_millis() as u64;
-        let bar = ProgressBar::with_draw_target(Some(total_ms), target);
+        let bar = ProgressBar::with_draw_target(Some(total_ms), screen::draw_target());
         let style = ProgressStyle::with_template("{prefix:>10} {bar:30} {percent:>3}%  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let next_line = started + LINE_EVERY;
@@ -46,8 +45,8 @@ impl Bar {
             self.bar.set_position((now - self.started).as_millis() as u64);
         } else {
             self.next_line = now + LINE_EVERY;
-            // Nobody to tell when stderr is closed.
-            let _ = writeln!(std::io::stderr(), "{what}: {} s, {rate} ops/s", (now - self.started).as_secs());
+            let line = format!("{what}: {} s, {rate} ops/s", (now - self.started).as_secs());
+            duramen_stdio::stderr().push_line(&line);
         }
     }
 

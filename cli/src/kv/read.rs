@@ -9,7 +9,6 @@ use clap::Args;
 use duramen_client::kv::Version;
 use duramen_common::{Blob, SessionToken};
 use serde::Serialize;
-use std::io::IsTerminal as _;
 
 /// Arguments of `duramen get`.
 #[derive(Debug, Args)]
@@ -45,7 +44,7 @@ pub async fn get(args: GetArgs) -> Result<(), Failure> {
         output::json(&GotJson { key: Blob(key.clone()), value, version, timestamp: got.seen.clone() })?;
     } else if let Some(value) = got.value() {
         output::bytes(value)?;
-        if std::io::stdout().is_terminal() && !value.ends_with(b"\n") {
+        if duramen_stdio::stdout_is_terminal() && !value.ends_with(b"\n") {
             output::bytes(b"\n")?;
         }
     }

@@ -9,7 +9,6 @@ use clap::Args;
 use duramen_client::kv::{ScanItem, ScanQuery, Version};
 use duramen_common::Blob;
 use serde::Serialize;
-use std::io::Write as _;
 
 /// Keys a page when all are wanted: the server's limit.
 const PAGE_MAX: u32 = 1000;
@@ -72,8 +71,8 @@ pub async fn scan(args: ScanArgs) -> Result<(), Failure> {
         output::bytes(&lines)?;
         if left == 0 {
             if more_here || page.cursor.is_some() {
-                // A hint for people; nobody to tell when stderr is closed.
-                let _ = writeln!(std::io::stderr(), "there may be more: give --all, a greater --limit, or --start");
+                // A hint for people.
+                duramen_stdio::stderr().push_line("there may be more: give --all, a greater --limit, or --start");
             }
             return Ok(());
         }

@@ -10,7 +10,6 @@ use clap::Args;
 use duramen_client::kv::{Change, Error, Version, WatchOptions};
 use duramen_common::{Blob, SessionToken};
 use serde::Serialize;
-use std::io::Write as _;
 
 /// Arguments of `duramen watch`.
 #[derive(Debug, Args)]
@@ -59,8 +58,8 @@ pub async fn watch(args: WatchArgs) -> Result<(), Failure> {
             () = stop.asked() => break,
         }
     }
-    // A hint for people; nobody to tell when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "to go on from here: duramen watch --from {}", watch.position());
+    // A hint for people.
+    duramen_stdio::stderr().push_line(&format!("to go on from here: duramen watch --from {}", watch.position()));
     Ok(())
 }
 

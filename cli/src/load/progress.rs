@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: the final report, which goes to stdout.
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _};
+use crate::screen;
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,9 +25,8 @@ impl Bar {
     /// A bar for `bytes` bytes (0: unknown); `records_before` were done by an earlier run.
     #[must_use]
     pub fn new(what: &'static str, bytes: u64, place_byte: u64, records_before: u64) -> Bar {
-        let on_terminal = std::io::stderr().is_terminal();
-        let target = if on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target((bytes > 0).then_some(bytes), target);
+        let on_terminal = screen::has_bars();
+        let bar = ProgressBar::with_draw_target((bytes > 0).then_some(bytes), screen::draw_target());
         let style = ProgressStyle::with_template("{what} {bar:30} {percent:>3}%  {msg}  {left}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .with_key("what", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
@@ -55,8 +54,8 @@ impl Bar {
         } else if Instant::now() >= self.next_line {
             self.next_line = Instant::now() + LINE_EVERY;
             let percent = (place_byte * 100).checked_div(self.bytes).unwrap_or(0);
-            // Nobody to tell when stderr is closed.
-            let _ = writeln!(std::io::stderr(), "{}: {percent}%, {records} records, {rate}/s", self.what);
+            let line = format!("{}: {percent}%, {records} records, {rate}/s", self.what);
+            duramen_stdio::stderr().push_line(&line);
         }
     }
 

@@ -13,8 +13,7 @@ use super::running::{RunningLogNode, RunningServingNode, ending, first_failure};
 use super::serving_node::{CACHE_MIB_DEFAULT, INDEX_SCRUB_HOURS_DEFAULT, Index, ServingNodePlan};
 use crate::failure::Failure;
 use crate::node::config::Member;
-use crate::output;
-use crate::signals::Stop;
+use crate::signals::{HangUp, Stop};
 use clap::Args;
 use duramen_common::HistoryId;
 use duramen_common::limits::{DEDUP_WINDOW_DEFAULT, PARTITIONS_MAX, VALUE_BYTES_MAX};
@@ -154,7 +153,7 @@ struct Cluster {
 /// Runs `duramen dev` until it is told to stop.
 pub async fn run(args: DevArgs, seams: Seams) -> Result<(), Failure> {
     let began = Instant::now();
-    let mut stop = Stop::listen()?;
+    let mut stop = Stop::listen_as_node(hang_up())?;
     let _folder = take_folder(&args.data_dir)?;
     args.check_ports()?;
     let cluster = tokio::select! {
@@ -162,14 +161,16 @@ pub async fn run(args: DevArgs, seams: Seams) -> Result<(), Failure> {
         // Nothing was acknowledged to anybody yet.
         () = stop.asked() => return Ok(()),
     };
-    output::line(&screen(&args, cluster.history, cluster.partitions, began.elapsed()))?;
+    let screen = screen(&args, cluster.history, cluster.partitions, began.elapsed());
+    duramen_stdio::stdout().push_line(&screen);
     let ended = tokio::select! {
         () = stop.asked() => Ok(()),
         failure = first_failure(&cluster.log_nodes, &cluster.serving_nodes) => Err(failure),
     };
     stop.exit_at_next();
     if ended.is_ok() {
-        output::line("stopping; everything acknowledged is on disk (Ctrl-C again ends at once)")?;
+        let line = "stopping; everything acknowledged is on disk (Ctrl-C again ends at once)";
+        duramen_stdio::stdout().push_line(line);
     }
     ending(async {
         join_all(cluster.serving_nodes.into_iter().map(RunningServingNode::shutdown)).await;
@@ -177,6 +178,14 @@ pub async fn run(args: DevArgs, seams: Seams) -> Result<(), Failure> {
     })
     .await;
     ended
+}
+
+/// On a terminal, SIGHUP says that it was closed. Elsewhere (`nohup`, a supervisor) it is somebody's habit.
+fn hang_up() -> HangUp {
+    let on_terminal = duramen_stdio::stdin_is_terminal()
+        || duramen_stdio::stdout_is_terminal()
+        || duramen_stdio::stderr_is_terminal();
+    if on_terminal { HangUp::Ends } else { HangUp::IsIgnored }
 }
 
 async fn start(args: &DevArgs, seams: &Seams) -> Result<Cluster, Failure> {

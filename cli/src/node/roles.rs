@@ -8,12 +8,12 @@ use super::preflight::take_folder;
 use super::running::{RunningLogNode, RunningServingNode, ending, first_failure};
 use super::serving_node::ServingNodePlan;
 use crate::failure::Failure;
-use crate::signals::Stop;
+use crate::signals::{HangUp, Stop};
 use duramen_common::seams::Seams;
 
 /// Runs a log node until it is told to stop or cannot go on.
 pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure> {
-    let mut stop = Stop::listen()?;
+    let mut stop = Stop::listen_as_node(HangUp::IsIgnored)?;
     // The node takes the folder itself, before anything else.
     tracing::info!(node = plan.node, rpc = plan.rpc, http = plan.http, "log node starts");
     let node = tokio::select! {
@@ -32,7 +32,7 @@ pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure
 
 /// Runs a serving node until it is told to stop or cannot go on.
 pub async fn run_serving_node(plan: ServingNodePlan, seams: Seams) -> Result<(), Failure> {
-    let mut stop = Stop::listen()?;
+    let mut stop = Stop::listen_as_node(HangUp::IsIgnored)?;
     let _folder = plan.data_dir.as_deref().map(take_folder).transpose()?;
     tracing::info!(name = plan.name, http = %plan.http, "serving node starts");
     let node = RunningServingNode::start(plan, seams, files::share(1)).await?;

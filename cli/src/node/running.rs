@@ -59,6 +59,7 @@ impl RunningLogNode {
             dedup_window: plan.dedup_window,
             value_bytes_max: plan.value_bytes_max,
             http_origins: plan.origins,
+            log_lines_dropped: duramen_stdio::stderr().dropped_lines(),
             files: Some(files),
             ..LogNodeConfig::new(NodeId::new(number), plan.data_dir, rpc, http, peers)
         };
@@ -110,6 +111,7 @@ impl RunningServingNode {
             },
             value_bytes_max: plan.value_bytes_max,
             allowed_origins: plan.origins,
+            log_lines_dropped: duramen_stdio::stderr().dropped_lines(),
             ..ServingNodeConfig::default()
         };
         let node = ServingNode::start(config, Arc::clone(&log), seams)

@@ -148,7 +148,7 @@ impl World {
             dedup_window: WINDOW,
             no_room: Arc::new(Notify::new()),
             peers_room: Arc::clone(&peers_room),
-            metrics: NodeMetrics::new(&mut Registry::default()).partition(PARTITION),
+            metrics: NodeMetrics::new(&mut Registry::default(), &Arc::default()).partition(PARTITION),
         });
         let tail = TailQuestions::new(Arc::clone(&group));
         self.network.register(&addr(node), Arc::new(Station(node, Arc::clone(&group))));

@@ -14,6 +14,7 @@ use duramen_transport::http::HttpLimits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// A log node of the cluster.
@@ -98,6 +99,8 @@ pub struct LogNodeConfig {
     pub files: Option<FilesShare>,
     /// Origins of web pages that may talk to the HTTP port.
     pub http_origins: Vec<String>,
+    /// How many log lines the process has dropped. The process counts, the node publishes it.
+    pub log_lines_dropped: Arc<AtomicU64>,
 }
 
 impl LogNodeConfig {
@@ -125,6 +128,7 @@ impl LogNodeConfig {
             value_bytes_max: VALUE_BYTES_MAX,
             files: None,
             http_origins: Vec::new(),
+            log_lines_dropped: Arc::default(),
         }
     }
 

@@ -3,12 +3,16 @@
 use super::problems::{ProblemSort, Trouble};
 use duramen_common::protocol::{AppendAnswer, LogRefusal};
 use duramen_common::{NodeId, PartitionId};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PartitionLabel {
@@ -43,8 +47,8 @@ pub struct NodeMetrics {
 }
 
 impl NodeMetrics {
-    /// Counters, known to the registry.
-    pub fn new(registry: &mut Registry) -> NodeMetrics {
+    /// Counters, known to the registry; one of them is counted by the process.
+    pub fn new(registry: &mut Registry, log_lines_dropped: &Arc<AtomicU64>) -> NodeMetrics {
         let metrics = NodeMetrics {
             appends: Family::default(),
             refused: Family::default(),
@@ -79,6 +83,7 @@ impl NodeMetrics {
             "Partitions that cannot write at all because even the reserve of the disk is used up",
             metrics.waiting_for_space.clone(),
         );
+        registry.register_collector(Box::new(LogLinesDropped(Arc::clone(log_lines_dropped))));
         metrics
     }
 
@@ -117,6 +122,19 @@ impl NodeMetrics {
             refused: self.refused.clone(),
             label: label.partition,
         }
+    }
+}
+
+/// Publishes what the process counts.
+#[derive(Debug)]
+struct LogLinesDropped(Arc<AtomicU64>);
+
+impl Collector for LogLinesDropped {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let count = ConstCounter::new(self.0.load(Ordering::Relaxed));
+        let about = "Log lines of the process that stderr did not take";
+        let metric = encoder.encode_descriptor("duramen_log_lines_dropped", about, None, count.metric_type())?;
+        count.encode(metric)
     }
 }
 

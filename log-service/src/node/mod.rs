@@ -323,7 +323,7 @@ impl Ground {
     async fn take(config: LogNodeConfig, seams: Seams, disk: Arc<dyn Disk>) -> Result<Ground, StartError> {
         config.check().map_err(|clause| StartError::Config { clause })?;
         let mut registry = Registry::default();
-        let metrics = NodeMetrics::new(&mut registry);
+        let metrics = NodeMetrics::new(&mut registry, &config.log_lines_dropped);
         let disk: Arc<dyn Disk> = Arc::new(MeteredDisk::new(disk, &mut registry));
         let (path, on) = (config.data_dir.clone(), Arc::clone(&disk));
         let folder = match seams.threads.run(move || DataFolder::lock(on, &path)).await {

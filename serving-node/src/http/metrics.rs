@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,10 +83,13 @@ pub(crate) struct Metrics {
     index_expected: Gauge,
     index_scrubs: Counter,
     index_scrubbed: Counter,
+    /// Counted by the process, shown here.
+    lines_dropped_so_far: Arc<AtomicU64>,
+    lines_dropped: Counter,
 }
 
 impl Metrics {
-    pub(crate) fn new(listener: Arc<HttpStats>) -> Metrics {
+    pub(crate) fn new(listener: Arc<HttpStats>, lines_dropped_so_far: Arc<AtomicU64>) -> Metrics {
         let mut registry = Registry::with_prefix("duramen");
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("http_requests", "Requests answered, by route and status", requests.clone());
@@ -122,6 +125,8 @@ impl Metrics {
             index_expected: Gauge::default(),
             index_scrubs: Counter::default(),
             index_scrubbed: Counter::default(),
+            lines_dropped_so_far,
+            lines_dropped: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register_collector(Box::new(HttpCollector(listener)));
@@ -150,6 +155,8 @@ impl Metrics {
         registry.register("index_check_entries_expected", expected, metrics.index_expected.clone());
         registry.register("index_scrubs", "Scrubs of the whole index that ended", metrics.index_scrubs.clone());
         registry.register("index_scrub_entries", "Entries that scrubs found good", metrics.index_scrubbed.clone());
+        let dropped = "Log lines of the process that stderr did not take";
+        registry.register("log_lines_dropped", dropped, metrics.lines_dropped.clone());
         metrics
     }
 
@@ -196,6 +203,7 @@ impl Metrics {
         self.feeds.set(held.feeds as i64);
         self.answer_bytes.set(held.answer_bytes as i64);
         self.feed_bytes.set(held.feed_bytes as i64);
+        self.lines_dropped.inner().store(self.lines_dropped_so_far.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Some(any) = partitions.and_then(|partitions| partitions.iter().next()) {
             self.readers_waiting.set(any.readers_waiting() as i64);
             self.overlay_bytes.set(any.overlay_bytes() as i64);

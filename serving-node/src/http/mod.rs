@@ -95,6 +95,7 @@ impl Api {
         stop: Stop,
         health: Arc<IndexHealth>,
     ) -> Api {
+        let lines_dropped = Arc::clone(&config.log_lines_dropped);
         let advertised_addr = config.advertised_addr.clone().unwrap_or_else(|| bound.to_string());
         let listener: Arc<HttpStats> = Arc::default();
         Api {
@@ -108,7 +109,7 @@ impl Api {
             log: Arc::new(StoppableLog::new(log, stop.clone())),
             seams,
             partitions: OnceLock::new(),
-            metrics: metrics::Metrics::new(Arc::clone(&listener)),
+            metrics: metrics::Metrics::new(Arc::clone(&listener), lines_dropped),
             leaders: Mutex::new(None),
             name_problem: NameProblem::default(),
             key_places: key_places::KeyPlaces::default(),

@@ -4,6 +4,8 @@
 //! * Ctrl-C ends it after the round that is under way. Exit code: 0 without violations, 1 with any, 2 when it could not run.
 //! * Every thread lives on the clients' host: nothing that is sent here can leave the machine.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests and their programs speak to whoever runs them")]
+
 use duramen_tests::chaos::faults::Fault;
 use duramen_tests::chaos::options::{Options, Until, disk_mebibytes};
 use duramen_tests::chaos::run::run;

@@ -1,6 +1,8 @@
 //! Fuzz targets without libFuzzer: `duramen-fuzz TARGET FILE…` runs inputs again, `duramen-fuzz --seeds FOLDER` writes what libFuzzer
 //! begins with: `FOLDER/TARGET/…`, and its words in `FOLDER/TARGET.dict`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests and their programs speak to whoever runs them")]
+
 use duramen_tests::fuzz::{TARGETS, Target};
 use std::io;
 use std::path::Path;

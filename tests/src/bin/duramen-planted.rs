@@ -4,6 +4,8 @@
 //!   say nothing.
 //! * Exit code 1 when a bug is missed or a control is not clean, 2 for wrong arguments.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests and their programs speak to whoever runs them")]
+
 use duramen_common::planted::Plant;
 use duramen_tests::harness::process::set_binary_beside;
 use duramen_tests::planted::{Catch, Hunted, Row, Suite, TABLE, control, hunt};

@@ -4,6 +4,8 @@
 //!   when there was no run.
 //! * Everything else is `duramen_tests::workbench`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests and their programs speak to whoever runs them")]
+
 use clap::Parser;
 use duramen_tests::workbench::{Fault, LatencyShape, Settings, Workload, run};
 use std::path::PathBuf;

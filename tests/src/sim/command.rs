@@ -58,6 +58,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<(SimOptions, Tas
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a program of the tests; no node runs in it")]
 fn one(seed: u64, options: &SimOptions) -> i32 {
     if options.trace {
         // What the nodes say, between the events; RUST_LOG chooses.

@@ -55,8 +55,10 @@ impl Trace {
         match &mut self.sink {
             Sink::None => {}
             Sink::Stdout => {
+                #[expect(clippy::disallowed_methods, reason = "a program of the tests; no node runs in it")]
+                let mut stdout = std::io::stdout();
                 // A reader that has gone (`| head`) wants no more.
-                if writeln!(std::io::stdout(), "{line}").is_err() {
+                if writeln!(stdout, "{line}").is_err() {
                     self.sink = Sink::None;
                 }
             }
