@@ -186,7 +186,7 @@ fn commands_against_nobody_end_with_code_1() {
     }
 }
 
-/// Goal: what is wrong in a file is told with its line, before anything is sent.
+/// Goal: what is wrong in a file is told with its line and column, before anything is sent, and leaves nothing behind.
 #[test]
 fn a_file_that_is_not_what_it_should_be_is_told_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -196,8 +196,28 @@ fn a_file_that_is_not_what_it_should_be_is_told_with_its_line() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    fails_in_one_line(&output, 1, &["line 2", "--resume"]);
-    assert!(folder.path().join("bad.csv.duramen-load").exists());
+    fails_in_one_line(&output, 1, &["bad.csv: line 2, column 2"]);
+    assert!(!stderr(&output).contains("--resume"), "going on would meet the same line");
+    assert!(!folder.path().join("bad.csv.duramen-load").exists());
+}
+
+/// Goal: standard input is read as a file is, and what it cannot do is refused. Method: a wrong line is found in it.
+#[test]
+fn standard_input_is_read_and_what_it_cannot_do_is_refused() {
+    use std::io::Write as _;
+    let mut child = command(&["load", "-", "--format", "csv", "--retry-ms", "1", "--url", "http://127.0.0.1:1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"a,1\nb,2\rc,3\n").unwrap();
+    fails_in_one_line(&child.wait_with_output().unwrap(), 1, &["standard input: line 2, column 4", "carriage return"]);
+    for option in [&["--resume"] as &[&str], &["--state", "x"], &["--verify", "http://127.0.0.1:1"]] {
+        let output = duramen(&[&["load", "-", "--format", "csv"], option].concat());
+        fails_in_one_line(&output, 2, &[option[0], "standard input"]);
+    }
+    fails_in_one_line(&duramen(&["verify", "-", "--format", "csv"]), 2, &["standard input"]);
 }
 
 /// Goal: no setting of the log silences the program by mistake. Method: an empty one still warns, a misspelt level is refused.

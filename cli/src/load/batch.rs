@@ -23,12 +23,15 @@ const BODY_FULL_BYTES: usize = BODY_BYTES_MAX - 64;
 pub struct Batch {
     /// Where its first record begins.
     pub start: Place,
-    /// The place behind its last record.
+    /// The place after its last record.
     pub end: Place,
     /// How many records.
     pub records: u64,
     /// The request's body.
     pub body: Bytes,
+    /// A hash of the body. With the load's id and the beginning it makes the idempotency key: where the file was edited,
+    /// another batch is another request.
+    pub content: u64,
     /// A hash of each key: batches that share one must not overtake each other.
     pub key_hashes: Vec<u64>,
 }
@@ -63,8 +66,14 @@ impl<R: BufRead> Batches<R> {
 
     /// The next batch; `None` at the end of the file.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, SourceError> {
-        let mut batch =
-            Batch { start: self.start, end: self.start, records: 0, body: Bytes::new(), key_hashes: Vec::new() };
+        let mut batch = Batch {
+            start: self.start,
+            end: self.start,
+            records: 0,
+            body: Bytes::new(),
+            content: 0,
+            key_hashes: Vec::new(),
+        };
         let mut body = Vec::with_capacity(64 * 1024);
         body.extend_from_slice(b"{\"ops\":[");
         while batch.key_hashes.len() < self.records_max {
@@ -85,6 +94,7 @@ impl<R: BufRead> Batches<R> {
             return Ok(None);
         }
         body.extend_from_slice(b"]}");
+        batch.content = xxhash_rust::xxh3::xxh3_64(&body);
         batch.body = Bytes::from(body);
         self.start = batch.end;
         Ok(Some(batch))
@@ -97,11 +107,14 @@ impl<R: BufRead> Batches<R> {
         let line = self.source.place().line + 1;
         let Some(record) = self.source.next_record()? else { return Ok(None) };
         let put = Put { key: &Blob(record.key.clone()), value: &Blob(record.value.clone()) };
-        let op = serde_json::to_vec(&PutOp { put })
-            .map_err(|error| SourceError::Malformed { line, what: format!("cannot be sent as JSON: {error}") })?;
+        let op = serde_json::to_vec(&PutOp { put }).map_err(|error| SourceError::Malformed {
+            line,
+            column: 1,
+            what: format!("cannot be sent as JSON: {error}"),
+        })?;
         if op.len() > BODY_FULL_BYTES {
             let what = format!("a record of {} bytes as JSON; a request takes {BODY_FULL_BYTES}", op.len());
-            return Err(SourceError::Malformed { line, what });
+            return Err(SourceError::Malformed { line, column: 1, what });
         }
         Ok(Some((record, op)))
     }
@@ -119,7 +132,7 @@ mod tests {
         let shape =
             ShapeArgs { format: Some(Format::Lines), ..ShapeArgs::default() }.resolve(Path::new("words")).unwrap();
         let mut source = Source::open(Cursor::new(text), &shape).unwrap();
-        source.go_to(from).unwrap();
+        source.skip_to(from).unwrap();
         let mut cutter = Batches::new(source, records_max);
         std::iter::from_fn(|| cutter.next_batch().unwrap()).collect()
     }

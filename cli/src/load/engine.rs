@@ -41,6 +41,8 @@ pub enum Ended {
     Stopped,
     /// A batch could not be sent, or the file could not be read on.
     Failed(Failure),
+    /// Batches were acknowledged by two clusters: going on would not help.
+    TwoClusters(Failure),
 }
 
 /// What comes from the file.
@@ -113,15 +115,13 @@ impl<'a, S: Sink> Engine<'a, S> {
                         self.keys_in_flight.remove(key);
                     }
                     let noted = match answered {
-                        Ok(token) => self.acknowledge(number, &token).and_then(|grown| {
-                            if grown { observe(&self.progress) } else { Ok(()) }
+                        Ok(token) => self.acknowledge(number, &token).map_err(Ended::TwoClusters).and_then(|grown| {
+                            if grown { observe(&self.progress).map_err(Ended::Failed) } else { Ok(()) }
                         }),
-                        Err(failure) => Err(failure),
+                        Err(failure) => Err(Ended::Failed(failure)),
                     };
-                    if let Err(failure) = noted
-                        && !matches!(ended, Some(Ended::Failed(_)))
-                    {
-                        ended = Some(Ended::Failed(failure));
+                    if let Err(failure) = noted {
+                        ended = Some(worse(ended, failure));
                     }
                 }
                 received = batches.recv(), if wants_batch => match received {
@@ -163,6 +163,16 @@ impl<'a, S: Sink> Engine<'a, S> {
             grown = true;
         }
         Ok(grown)
+    }
+}
+
+/// The first failure counts, except that an unknown outcome is not hidden by one that is certain.
+fn worse(before: Option<Ended>, after: Ended) -> Ended {
+    match (before, after) {
+        (Some(failed @ (Ended::Failed(Failure::UnknownLoad { .. }) | Ended::TwoClusters(_))), _) => failed,
+        (_, unknown @ (Ended::Failed(Failure::UnknownLoad { .. }) | Ended::TwoClusters(_))) => unknown,
+        (Some(failed @ Ended::Failed(_)), _) => failed,
+        (None | Some(Ended::Whole | Ended::Stopped), after) => after,
     }
 }
 

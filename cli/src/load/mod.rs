@@ -1,14 +1,19 @@
-//! `duramen load`: a file of keys and values into a running cluster, several batches at a time, resumable.
+//! `duramen load`: a file of keys and values, or standard input, into a running cluster, several batches at a time, resumable.
 //!
 //! * Reader thread ([`source`], [`batch`]) → bounded channel → [`engine`] → [`sink`] (`POST /v1/batch`); what is acknowledged goes
 //!   into the [`state`] file.
 //! * Invariant: memory does not grow with the file.
-//! * Exit: 0 everything acknowledged; 1 stopped or failed, with the state kept and a line that says how to go on.
+//! * The state is written once the first batch is cut, and goes when everything is in, or nothing. A line says how to go on
+//!   where that helps.
+//! * Exit: 0 everything acknowledged; 1 stopped or failed; 2 wrong arguments; 3 batches may or may not be in.
 //! * Deliberately absent: deletes, conditions.
 
 pub mod batch;
 pub mod engine;
+mod fields;
+pub mod input;
 pub mod progress;
+mod second_reading;
 pub mod shape;
 pub mod sink;
 pub mod source;
@@ -25,14 +30,13 @@ use duramen_common::limits::OPS_MAX;
 use duramen_common::seams::Seams;
 use duramen_common::{RequestId, SessionToken};
 use engine::{Ended, Engine, FromFile, Progress};
+use input::Input;
 use progress::{Bar, rate};
 use serde::Serialize;
 use shape::{Shape, ShapeArgs};
 use sink::HttpSink;
 use source::{Place, Source};
 use state::{STATE_FORMAT_VERSION, State};
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -44,7 +48,7 @@ const STATE_EVERY: Duration = Duration::from_millis(500);
 /// Arguments of `duramen load`.
 #[derive(Debug, Args)]
 pub struct LoadArgs {
-    /// The file.
+    /// The file; - reads standard input.
     pub file: PathBuf,
     #[command(flatten)]
     shape: ShapeArgs,
@@ -90,10 +94,19 @@ struct Report<'a> {
 
 /// Runs `duramen load`.
 pub async fn run(args: LoadArgs) -> Result<(), Failure> {
+    // What is wrong with the arguments comes before what is wrong with the file.
     let shape = args.shape.resolve(&args.file)?;
-    let path = std::fs::canonicalize(&args.file).map_err(|error| unreadable(&args.file, &error))?;
-    let mut state = fresh_state(&path, shape, usize::from(args.batch_records))?;
-    let state_path = (!args.no_state).then(|| args.state.clone().unwrap_or_else(|| default_state_path(&path)));
+    let input = Input::of(&args.file)?;
+    if input == Input::Stdin {
+        refuse_for_stdin(&args)?;
+    }
+    let mut state = fresh_state(&input, shape, usize::from(args.batch_records));
+    let state_path = match &input {
+        Input::File { path, .. } if !args.no_state => {
+            Some(args.state.clone().unwrap_or_else(|| default_state_path(path)))
+        }
+        _ => None,
+    };
     if args.resume {
         let state_path = state_path.as_deref().unwrap_or(Path::new(""));
         let earlier = State::read(state_path)?.ok_or_else(|| {
@@ -102,41 +115,65 @@ pub async fn run(args: LoadArgs) -> Result<(), Failure> {
         earlier.check_same(&state)?;
         state = earlier;
     }
+    let records_before = state.records;
+    // Up to here, and until the first batch is cut, nothing is sent, and nothing is recorded.
+    let batches = read_on_a_thread(&input, &state)?;
     if let Some(state_path) = &state_path {
         state.write(state_path)?;
     }
-    let records_before = state.records;
-    let (ended, elapsed) = load(&args, &path, &mut state, state_path.as_deref()).await?;
-    if let Some(state_path) = &state_path {
-        match ended {
-            Ended::Whole => remove(state_path)?,
-            Ended::Stopped | Ended::Failed(_) => state.write(state_path)?,
+    let (ended, elapsed) = load(&args, &input, batches, &mut state, state_path.as_deref()).await?;
+    settle(ended, &state, state_path.as_deref())?;
+    report(&args, &input, &state, records_before, elapsed).await
+}
+
+/// What needs the input a second time is not for a stream.
+fn refuse_for_stdin(args: &LoadArgs) -> Result<(), Failure> {
+    let refused = [
+        ("--resume", args.resume, "standard input cannot be read again from where it stopped"),
+        ("--state", args.state.is_some(), "a load from standard input cannot be resumed"),
+        ("--verify", args.verify.is_some(), "standard input cannot be read a second time"),
+    ];
+    match refused.iter().find(|(_, given, _)| *given) {
+        Some((option, _, why)) => {
+            Err(Failure::usage(format!("{option} is not for -: {why}; write it to a file first")))
         }
+        None => Ok(()),
     }
-    let go_on = match &state_path {
-        Some(_) => "; run the same command with --resume to go on",
-        None => "",
+}
+
+/// What is recorded at the end, and what is said about going on: only where that would help.
+fn settle(ended: Ended, state: &State, state_path: Option<&Path>) -> Result<(), Failure> {
+    let is_unknown = matches!(ended, Ended::Failed(Failure::UnknownLoad { .. }));
+    // A load of which nothing is in begins the same way again, unless something of it may be in after all.
+    let can_go_on = !matches!(ended, Ended::Whole | Ended::TwoClusters(_)) && (state.records > 0 || is_unknown);
+    if let Some(state_path) = state_path {
+        if can_go_on { state.write(state_path)? } else { remove(state_path)? }
+    }
+    let go_on = match state_path {
+        Some(_) if can_go_on => "; run the same command with --resume to go on",
+        _ => "",
     };
     let so_far = format!("{} records are loaded (up to line {})", state.records, state.place.line);
     match ended {
-        Ended::Stopped => return Err(Failure::failed(format!("stopped: {so_far}{go_on}"))),
+        Ended::Whole => Ok(()),
+        Ended::Stopped => Err(Failure::failed(format!("stopped: {so_far}{go_on}"))),
         Ended::Failed(Failure::UnknownLoad { what }) => {
-            return Err(Failure::UnknownLoad { what: format!("{what}: {so_far}{go_on}") });
+            Err(Failure::UnknownLoad { what: format!("{what}: {so_far}{go_on}") })
         }
-        Ended::Failed(failure) => return Err(Failure::failed(format!("{failure}: {so_far}{go_on}"))),
-        Ended::Whole => {}
+        Ended::Failed(failure) | Ended::TwoClusters(failure) => {
+            Err(Failure::failed(format!("{failure}: {so_far}{go_on}")))
+        }
     }
-    report(&args, &path, &state, records_before, elapsed).await
 }
 
 /// Loads from the state's place on, keeping the state up to date. Gives how it ended and how long it took.
 async fn load(
     args: &LoadArgs,
-    path: &Path,
+    input: &Input,
+    batches: mpsc::Receiver<FromFile>,
     state: &mut State,
     state_path: Option<&Path>,
 ) -> Result<(Ended, Duration), Failure> {
-    let batches = read_on_a_thread(path, state)?;
     let sink = HttpSink::new(args.serving.urls.clone(), state.load.clone(), Duration::from_millis(args.retry_ms));
     let mut signals = Stop::listen()?;
     let (stopped, stop) = tokio::sync::oneshot::channel();
@@ -150,7 +187,7 @@ async fn load(
         // The sender goes only after it has sent.
         let _ = stop.await;
     };
-    let mut bar = Bar::new("loading", state.file_bytes, state.place.byte, state.records);
+    let mut bar = Bar::new("loading", input.bytes(), state.place.byte, state.records);
     let mut next_write = Instant::now() + STATE_EVERY;
     let start = Progress { place: state.place, records: state.records, token: state.token.clone() };
     let observe = |progress: &Progress| {
@@ -177,13 +214,13 @@ fn note(state: &mut State, progress: &Progress) {
 
 async fn report(
     args: &LoadArgs,
-    path: &Path,
+    input: &Input,
     state: &State,
     records_before: u64,
     elapsed: Duration,
 ) -> Result<(), Failure> {
     let verified = match &args.verify {
-        Some(url) => Some(verify::verify(path, &state.shape, url, state.token.as_ref()).await?),
+        Some(url) => Some(verify::verify(input.path(), &state.shape, url, state.token.as_ref()).await?),
         None => None,
     };
     let records_this_run = state.records - records_before;
@@ -207,48 +244,53 @@ async fn report(
             output::line(&verified.to_string())?;
         }
     }
-    verified.map_or(Ok(()), |verified| verified.judge())
+    verified.map_or(Ok(()), |verified| verified.judge(Some(state.records)))
 }
 
-fn fresh_state(path: &Path, shape: Shape, batch_records: usize) -> Result<State, Failure> {
-    let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-    if !metadata.is_file() {
-        return Err(Failure::failed(format!("{} is not a file", path.display())));
-    }
+fn fresh_state(input: &Input, shape: Shape, batch_records: usize) -> State {
     let load = RequestId::from_bits(Seams::system().entropy.bits());
-    Ok(State {
+    State {
         format_version: STATE_FORMAT_VERSION,
-        file: path.to_owned(),
-        file_bytes: metadata.len(),
+        file: input.path().to_owned(),
         shape,
         batch_records,
         load: format!("load-{load}"),
         place: Place::default(),
         records: 0,
         token: None,
-    })
+    }
 }
 
-/// Reads and cuts on a thread of its own; the channel bounds how far it is ahead.
-fn read_on_a_thread(path: &Path, state: &State) -> Result<mpsc::Receiver<FromFile>, Failure> {
-    let mut source = open(path, &state.shape)?;
+/// Reads and cuts on a thread of its own; the channel bounds how far it is ahead. The first batch is cut before the thread
+/// starts, so that what is wrong from the beginning is told before anything is sent.
+fn read_on_a_thread(input: &Input, state: &State) -> Result<mpsc::Receiver<FromFile>, Failure> {
+    let told = input.clone();
+    let malformed = move |error: &source::SourceError| malformed(told.path(), error);
+    let mut source = Source::open(input.open()?, &state.shape).map_err(|error| malformed(&error))?;
     if state.place != Place::default() {
-        source.go_to(state.place).map_err(|error| malformed(path, &error))?;
+        source.skip_to(state.place).map_err(|error| malformed(&error))?;
     }
     let mut batches = Batches::new(source, state.batch_records);
+    let first = batches.next_batch();
+    if let Err(error) = &first
+        && state.records == 0
+    {
+        return Err(malformed(error));
+    }
     let (give, take) = mpsc::channel(4);
-    let path = path.to_owned();
     let read = move || {
+        let mut next = first;
         loop {
-            let next = match batches.next_batch() {
+            let batch = match next {
                 Ok(None) => return,
                 Ok(Some(batch)) => Ok(batch),
-                Err(error) => Err(malformed(&path, &error)),
+                Err(error) => Err(malformed(&error)),
             };
-            let is_last = next.is_err();
-            if give.blocking_send(next).is_err() || is_last {
+            let is_last = batch.is_err();
+            if give.blocking_send(batch).is_err() || is_last {
                 return;
             }
+            next = batches.next_batch();
         }
     };
     std::thread::Builder::new()
@@ -256,15 +298,6 @@ fn read_on_a_thread(path: &Path, state: &State) -> Result<mpsc::Receiver<FromFil
         .spawn(read)
         .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
     Ok(take)
-}
-
-fn open(path: &Path, shape: &Shape) -> Result<Source<BufReader<File>>, Failure> {
-    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    Source::open(BufReader::with_capacity(256 * 1024, file), shape).map_err(|error| malformed(path, &error))
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::failed(format!("cannot read {}: {error}", path.display()))
 }
 
 fn malformed(path: &Path, error: &source::SourceError) -> Failure {

@@ -92,7 +92,7 @@ impl HttpSink {
 impl Sink for HttpSink {
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<SessionToken, Failure>> {
         Box::pin(async move {
-            let key = HeaderValue::from_str(&format!("{}-{}", self.load, batch.start.byte))
+            let key = HeaderValue::from_str(&format!("{}-{}-{:016x}", self.load, batch.start.byte, batch.content))
                 .map_err(|_| Failure::failed("the load's name in its state file is no header text"))?;
             let deadline = Instant::now() + self.patience;
             let mut wait = WAIT_MIN;
@@ -102,6 +102,10 @@ impl Sink for HttpSink {
                 let url = self.urls.get(turn % self.urls.len().max(1)).map_or("", String::as_str);
                 match self.attempt(url, batch, &key).await {
                     Attempt::Acknowledged(token) => return Ok(token),
+                    // An earlier attempt may have been handled all the same.
+                    Attempt::Final(failure) if was_unknown => {
+                        return Err(Failure::UnknownLoad { what: failure.to_string() });
+                    }
                     Attempt::Final(failure) => return Err(failure),
                     Attempt::Passing(Passing { why, is_unknown }) => {
                         was_unknown |= is_unknown;
@@ -183,10 +187,11 @@ mod tests {
 
     fn batch(records: u64) -> Batch {
         Batch {
-            start: Place { byte: 0, line: 10 },
-            end: Place { byte: 9, line: 12 },
+            start: Place { byte: 0, line: 10, ..Place::default() },
+            end: Place { byte: 9, line: 12, ..Place::default() },
             records,
             body: Bytes::new(),
+            content: 0,
             key_hashes: Vec::new(),
         }
     }

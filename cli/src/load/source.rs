@@ -1,25 +1,39 @@
-//! Reads records out of a file, from the start or from a place where an earlier reading stopped.
+//! Reads records out of a file or a stream, from the start or from a place where an earlier reading stopped.
 //!
-//! * In: bytes and a [`Shape`]. Out: keys and values, each with the place behind it.
-//! * Invariant: reading on from the place behind a record gives exactly the records that would have followed.
-//! * Memory is bounded by the longest record, [`RECORD_BYTES_MAX`].
-//! * Blank lines are no records. Deliberately absent: batches, the network.
-//! * Source: RFC 4180 for quotes and line breaks inside them.
+//! * In: bytes and a [`Shape`]. Out: keys and values, each with the place after it.
+//! * Invariant: what is read is what is in the file, or reading stops with the line and the column. A byte order mark at the
+//!   start is not part of the file's text; lines end with LF or CRLF, mixed as they like; the last one may have no end.
+//! * Keys and values are bytes: NUL and what is not UTF-8 are kept, except in NDJSON, which is UTF-8 by definition.
+//! * Where values are a column, every record must have as many fields as the first one: otherwise a delimiter that nobody
+//!   quoted would cut a value.
+//! * Invariant: reading on from the place after a record gives exactly the records that would have followed.
+//! * Memory is bounded by the longest record, [`RECORD_BYTES_MAX`]. Blank lines are not records.
+//! * Deliberately absent: batches, the network.
 
+use super::fields::{self, Field, NEVER_CLOSED, Quotes, Wrong};
 use super::shape::{Column, Format, Shape, Value, ValueFrom};
 use bytes::Bytes;
 use duramen_common::Blob;
+use duramen_common::json::Object;
 use duramen_common::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use std::io::{self, BufRead, Read as _, Seek, SeekFrom};
+use std::io::{self, BufRead, Read as _};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// The byte order mark of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Where a record begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Place {
     /// Bytes before it.
     pub byte: u64,
     /// Lines before it.
     pub line: u64,
+    /// A hash of everything before it.
+    pub fingerprint: u64,
 }
 
 /// One key and its value.
@@ -29,7 +43,7 @@ pub struct FileRecord {
     pub key: Bytes,
     /// The value.
     pub value: Bytes,
-    /// The place behind the record.
+    /// The place after the record.
     pub end: Place,
 }
 
@@ -37,15 +51,23 @@ pub struct FileRecord {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The file cannot be read.
-    #[error("cannot read the file: {0}")]
+    #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
     /// A record is not what the options say.
-    #[error("line {line}: {what}")]
+    #[error("line {line}, column {column}: {what}")]
     Malformed {
-        /// The line that the record begins on, from 1.
+        /// The line, from 1.
         line: u64,
+        /// The byte in the line, from 1.
+        column: u64,
         /// What is wrong.
         what: String,
+    },
+    /// What an interrupted load has loaded is not there any more.
+    #[error("what was loaded of it, up to line {line}, has changed since: start over without --resume")]
+    Changed {
+        /// The last line that was loaded.
+        line: u64,
     },
 }
 
@@ -54,43 +76,54 @@ pub struct Source<R> {
     input: R,
     shape: Shape,
     place: Place,
+    /// The record that was read last, without its line end.
     raw: Vec<u8>,
-    key_column: usize,
-    value_column: Option<usize>,
+    columns: Columns,
+}
+
+/// Which fields of a record are taken. Numbers are from 0.
+#[derive(Clone, Copy, Debug, Default)]
+struct Columns {
+    key: usize,
+    /// Where values are a column.
+    value: Option<usize>,
+    /// How many fields every record must have, once the first has said it. Only where values are a column.
+    count: Option<usize>,
 }
 
 impl<R: BufRead> Source<R> {
-    /// Begins at the start; reads the header when there is one.
+    /// Begins at the start. The header, when there is one, is the first line that is not blank.
     pub fn open(input: R, shape: &Shape) -> Result<Source<R>, SourceError> {
         let mut source = Source {
             input,
             shape: shape.clone(),
             place: Place::default(),
             raw: Vec::new(),
-            key_column: 0,
-            value_column: None,
+            columns: Columns::default(),
         };
-        let header = if shape.header { source.header()? } else { Vec::new() };
-        source.key_column = column_index(&shape.key, &header)?;
-        if let Value::Column(column) = &shape.value {
-            source.value_column = Some(column_index(column, &header)?);
+        let mut line = 1;
+        while shape.header && source.raw.is_empty() {
+            line = source.place.line + 1;
+            if !source.next_raw()? {
+                break;
+            }
         }
+        source.columns = source.named_columns().map_err(|(at, what)| source.malformed(line, at, what))?;
         Ok(source)
     }
 
-    fn header(&mut self) -> Result<Vec<Vec<u8>>, SourceError> {
-        if !self.next_raw()? {
-            return Ok(Vec::new());
-        }
-        let mut raw = self.raw.as_slice();
-        if let Some(rest) = raw.strip_prefix("\u{feff}".as_bytes()) {
-            raw = rest;
-        }
-        let names = match self.shape.format {
-            Format::Csv => csv_fields(raw, self.shape.delimiter, 1)?.iter().map(<[u8]>::to_vec).collect(),
-            _ => raw.split(|&byte| byte == self.shape.delimiter).map(<[u8]>::to_vec).collect(),
+    /// Where key and value are. `raw` is the header, if there is one.
+    fn named_columns(&self) -> Result<Columns, (usize, String)> {
+        let header = match (self.shape.header, self.shape.format) {
+            (false, _) => Ok(Vec::new()),
+            (true, Format::Csv) => fields::csv(&self.raw, self.shape.delimiter),
+            (true, _) => fields::delimited(&self.raw, self.shape.delimiter),
         };
-        Ok(names)
+        let header = header.map_err(|wrong| (wrong.at, wrong.what.to_owned()))?;
+        let key = column_index(&self.shape.key, &header)?;
+        let Value::Column(value) = &self.shape.value else { return Ok(Columns { key, ..Columns::default() }) };
+        let count = self.shape.header.then_some(header.len());
+        Ok(Columns { key, value: Some(column_index(value, &header)?), count })
     }
 
     /// The next record; `None` at the end of the file.
@@ -103,11 +136,12 @@ impl<R: BufRead> Source<R> {
             if self.raw.is_empty() {
                 continue;
             }
-            let (key, value) = self.split(line)?;
+            let (key, value, count) = self.split(line).map_err(|(at, what)| self.malformed(line, at, what))?;
             if key.is_empty() || key.len() > KEY_BYTES_MAX {
                 let what = format!("a key of {} bytes; keys have 1 to {KEY_BYTES_MAX}", key.len());
-                return Err(SourceError::Malformed { line, what });
+                return Err(self.malformed(line, 0, what));
             }
+            self.columns.count = count;
             return Ok(Some(FileRecord { key, value, end: self.place }));
         }
     }
@@ -117,39 +151,57 @@ impl<R: BufRead> Source<R> {
         self.place
     }
 
+    /// Reads on, from the start, to a place that an earlier reading of the same bytes under the same shape gave.
+    pub fn skip_to(&mut self, place: Place) -> Result<(), SourceError> {
+        let changed = SourceError::Changed { line: place.line };
+        while self.place.byte < place.byte {
+            // The first record says how many fields all have; the others need not be split.
+            let is_first = self.columns.value.is_some() && self.columns.count.is_none();
+            let read = if is_first { self.next_record().map(|record| record.is_some()) } else { self.next_raw() };
+            match read {
+                Ok(true) => {}
+                Err(SourceError::Io(error)) => return Err(error.into()),
+                Ok(false) | Err(_) => return Err(changed),
+            }
+        }
+        if self.place == place { Ok(()) } else { Err(changed) }
+    }
+
     /// Reads one record's bytes, without its line end, into `raw`. `false` at the end of the file.
     fn next_raw(&mut self) -> Result<bool, SourceError> {
         self.raw.clear();
         let first_line = self.place.line + 1;
         let mut quotes = Quotes::default();
         loop {
-            let scanned = self.raw.len();
-            let room = (RECORD_BYTES_MAX + 1 - scanned) as u64;
+            let before = self.raw.len();
+            let room = (RECORD_BYTES_MAX + 1 - before) as u64;
             let read = (&mut self.input).take(room).read_until(b'\n', &mut self.raw)?;
+            let at_start = self.place.byte == 0;
             self.place.byte += read as u64;
             if self.raw.len() > RECORD_BYTES_MAX {
                 let what = format!("a record of more than {RECORD_BYTES_MAX} bytes; is --format right?");
-                return Err(SourceError::Malformed { line: first_line, what });
+                return Err(self.malformed(first_line, 0, what));
             }
             if read == 0 {
-                if scanned == 0 {
-                    return Ok(false);
-                }
-                let what = "a quote that opens here is never closed".to_owned();
-                return Err(SourceError::Malformed { line: first_line, what });
+                // After a line, only an open quote reads on.
+                return if before == 0 { Ok(false) } else { Err(self.unclosed(first_line)) };
             }
             self.place.line += 1;
+            let line = self.raw.get(before..).unwrap_or_default();
+            self.place.fingerprint = xxh3_64_with_seed(line, self.place.fingerprint);
+            if at_start {
+                self.skip_byte_order_mark()?;
+            }
+            let has_end = self.raw.last() == Some(&b'\n');
             if self.shape.format == Format::Csv {
-                quotes.scan(self.raw.get(scanned..).unwrap_or_default(), self.shape.delimiter);
-                if quotes.open() && self.raw.last() == Some(&b'\n') {
-                    continue;
-                }
-                if quotes.open() {
-                    let what = "a quote that opens here is never closed".to_owned();
-                    return Err(SourceError::Malformed { line: first_line, what });
+                quotes.scan(self.raw.get(before..).unwrap_or_default(), self.shape.delimiter);
+                match (quotes.is_open(), has_end) {
+                    (true, true) => continue,
+                    (true, false) => return Err(self.unclosed(first_line)),
+                    (false, _) => {}
                 }
             }
-            if self.raw.last() == Some(&b'\n') {
+            if has_end {
                 self.raw.pop();
                 if self.raw.last() == Some(&b'\r') {
                     self.raw.pop();
@@ -159,39 +211,65 @@ impl<R: BufRead> Source<R> {
         }
     }
 
-    fn split(&self, line: u64) -> Result<(Bytes, Bytes), SourceError> {
-        let raw = self.raw.as_slice();
-        match self.shape.format {
-            Format::Ndjson => {
-                let parsed: JsonRecord = serde_json::from_slice(raw).map_err(|error| SourceError::Malformed {
-                    line,
-                    what: format!("not {{\"key\": …, \"value\": …}}: {error}"),
-                })?;
-                Ok((parsed.key.0, parsed.value.0))
-            }
-            Format::Lines => Ok((Bytes::copy_from_slice(raw), self.value_elsewhere(line, b""))),
-            Format::Delimited => {
-                let delimiter = self.shape.delimiter;
-                let key = nth(raw.split(|&byte| byte == delimiter), self.key_column, line)?;
-                if let Some(column) = self.value_column {
-                    let value = nth(raw.split(|&byte| byte == delimiter), column, line)?;
-                    return Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                }
-                let ends: usize =
-                    raw.split(|&byte| byte == delimiter).take(self.key_column + 1).map(|field| field.len() + 1).sum();
-                Ok((Bytes::copy_from_slice(key), self.value_elsewhere(line, raw.get(ends..).unwrap_or_default())))
-            }
-            Format::Csv => {
-                let fields = csv_fields(raw, self.shape.delimiter, line)?;
-                let key = nth(fields.iter(), self.key_column, line)?;
-                if let Some(column) = self.value_column {
-                    let value = nth(fields.iter(), column, line)?;
-                    return Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                }
-                let rest = Quotes::after_column(raw, self.shape.delimiter, self.key_column);
-                Ok((Bytes::copy_from_slice(key), self.value_elsewhere(line, rest)))
-            }
+    fn skip_byte_order_mark(&mut self) -> Result<(), SourceError> {
+        if self.raw.starts_with(BYTE_ORDER_MARK) {
+            self.raw.drain(..BYTE_ORDER_MARK.len());
         }
+        match self.raw.get(..2) {
+            Some([0xff, 0xfe] | [0xfe, 0xff]) => {
+                let what = "a byte order mark of UTF-16: convert the file to UTF-8".to_owned();
+                Err(self.malformed(1, 0, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The error for a quote that is open where the input ends.
+    fn unclosed(&self, first_line: u64) -> SourceError {
+        let split = fields::csv(&self.raw, self.shape.delimiter);
+        let wrong = split.err().unwrap_or(Wrong { at: 0, what: NEVER_CLOSED });
+        self.malformed(first_line, wrong.at, wrong.what.to_owned())
+    }
+
+    /// The error for byte `at` of the record in `raw`, which begins on `first_line`.
+    fn malformed(&self, first_line: u64, at: usize, what: String) -> SourceError {
+        let before = self.raw.get(..at).unwrap_or_default();
+        let line = first_line + before.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        SourceError::Malformed { line, column: (before.len() - line_start) as u64 + 1, what }
+    }
+
+    /// Key, value, and how many fields the next record must have; or the byte that is wrong and what is.
+    fn split(&self, line: u64) -> Result<(Bytes, Bytes, Option<usize>), (usize, String)> {
+        let raw = self.raw.as_slice();
+        let told = |wrong: Wrong| (wrong.at, wrong.what.to_owned());
+        let fields = match self.shape.format {
+            Format::Ndjson => return json_record(raw).map(|(key, value)| (key, value, None)),
+            Format::Lines => {
+                fields::no_carriage_return(raw).map_err(told)?;
+                return Ok((Bytes::copy_from_slice(raw), self.value_elsewhere(line, b""), None));
+            }
+            Format::Delimited => fields::delimited(raw, self.shape.delimiter),
+            Format::Csv => fields::csv(raw, self.shape.delimiter),
+        };
+        let fields = fields.map_err(told)?;
+        let key = nth(&fields, self.columns.key, raw.len())?;
+        let own = |field: &Field<'_>| Bytes::copy_from_slice(&field.text);
+        let Some(column) = self.columns.value else {
+            let rest = raw.get(key.end + 1..).unwrap_or_default();
+            return Ok((own(key), self.value_elsewhere(line, rest), None));
+        };
+        let wanted = self.columns.count.unwrap_or(fields.len());
+        if fields.len() != wanted {
+            let at = fields.get(wanted).map_or(raw.len(), |surplus| surplus.start);
+            let what = format!(
+                "a record of {} fields, where the first one has {wanted}: quote what holds a delimiter (CSV), or take the value \
+                 from something else than a column (--value)",
+                fields.len()
+            );
+            return Err((at, what));
+        }
+        Ok((own(key), own(nth(&fields, column, raw.len())?), Some(wanted)))
     }
 
     fn value_elsewhere(&self, line: u64, rest: &[u8]) -> Bytes {
@@ -204,97 +282,45 @@ impl<R: BufRead> Source<R> {
     }
 }
 
-impl<R: BufRead + Seek> Source<R> {
-    /// Goes on at a place that an earlier reading of the same file under the same shape gave.
-    pub fn go_to(&mut self, place: Place) -> Result<(), SourceError> {
-        self.input.seek(SeekFrom::Start(place.byte))?;
-        self.place = place;
-        Ok(())
-    }
-}
-
+/// A line of NDJSON. `duramen scan --json` prints `version` too; what else is there would be lost.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct JsonRecord {
     key: Blob,
     value: Blob,
+    #[serde(rename = "version")]
+    _version: Option<IgnoredAny>,
 }
 
-fn nth<'a>(mut fields: impl Iterator<Item = &'a [u8]>, column: usize, line: u64) -> Result<&'a [u8], SourceError> {
-    fields.nth(column).ok_or_else(|| SourceError::Malformed {
-        line,
-        what: format!("there is no column {}; is --delimiter right?", column + 1),
+fn json_record(raw: &[u8]) -> Result<(Bytes, Bytes), (usize, String)> {
+    let parsed: Result<Object<JsonRecord>, _> = serde_json::from_slice(raw);
+    parsed.map(|Object(record)| (record.key.0, record.value.0)).map_err(|error| {
+        let text = error.to_string();
+        let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+        (error.column().saturating_sub(1), format!("not {{\"key\": …, \"value\": …}}: {what}"))
     })
 }
 
-fn column_index(column: &Column, header: &[Vec<u8>]) -> Result<usize, SourceError> {
-    match column {
-        Column::Number(number) => Ok(*number),
-        Column::Name(name) => header.iter().position(|named| named == name.as_bytes()).ok_or_else(|| {
-            let names: Vec<_> = header.iter().map(|name| String::from_utf8_lossy(name)).collect();
-            SourceError::Malformed { line: 1, what: format!("no column is named {name:?}; there are {names:?}") }
-        }),
-    }
+fn nth<'a, 'b>(fields: &'a [Field<'b>], column: usize, end: usize) -> Result<&'a Field<'b>, (usize, String)> {
+    fields.get(column).ok_or_else(|| (end, format!("there is no column {}; is --delimiter right?", column + 1)))
 }
 
-fn csv_fields(raw: &[u8], delimiter: u8, line: u64) -> Result<csv::ByteRecord, SourceError> {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(delimiter)
-        .buffer_capacity(raw.len() + 1)
-        .from_reader(raw);
-    let mut record = csv::ByteRecord::new();
-    reader
-        .read_byte_record(&mut record)
-        .map_err(|error| SourceError::Malformed { line, what: format!("not CSV: {error}") })?;
-    Ok(record)
-}
-
-/// Follows the quotes of one CSV record: only a quote at the start of a field opens, and a doubled one does not close.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Quotes {
-    #[default]
-    FieldStart,
-    Plain,
-    Quoted,
-    QuoteInQuoted,
-}
-
-impl Quotes {
-    fn step(self, byte: u8, delimiter: u8) -> Quotes {
-        match (self, byte) {
-            (Quotes::FieldStart, b'"') | (Quotes::QuoteInQuoted, b'"') => Quotes::Quoted,
-            (Quotes::Quoted, b'"') => Quotes::QuoteInQuoted,
-            (Quotes::Quoted, _) => Quotes::Quoted,
-            (_, byte) if byte == delimiter => Quotes::FieldStart,
-            _ => Quotes::Plain,
+fn column_index(column: &Column, header: &[Field<'_>]) -> Result<usize, (usize, String)> {
+    let name = match column {
+        Column::Number(number) => return Ok(*number),
+        Column::Name(name) => name,
+    };
+    let mut places = header.iter().enumerate().filter(|(_, field)| *field.text == *name.as_bytes());
+    match (places.next(), places.next()) {
+        (Some((number, _)), None) => Ok(number),
+        (Some((one, _)), Some((other, again))) => {
+            let what = format!("columns {} and {} are both named {name:?}: give the number", one + 1, other + 1);
+            Err((again.start, what))
         }
-    }
-
-    fn scan(&mut self, bytes: &[u8], delimiter: u8) {
-        for &byte in bytes {
-            *self = self.step(byte, delimiter);
+        (None, _) => {
+            let names: Vec<_> = header.iter().map(|field| String::from_utf8_lossy(&field.text)).collect();
+            Err((0, format!("no column is named {name:?}; there are {names:?}")))
         }
-    }
-
-    fn open(self) -> bool {
-        self == Quotes::Quoted
-    }
-
-    /// What stands behind the delimiter that ends this column.
-    fn after_column(raw: &[u8], delimiter: u8, column: usize) -> &[u8] {
-        let mut quotes = Quotes::default();
-        let mut column_number = 0;
-        for (position, &byte) in raw.iter().enumerate() {
-            if byte == delimiter && !quotes.open() {
-                if column_number == column {
-                    return raw.get(position + 1..).unwrap_or_default();
-                }
-                column_number += 1;
-            }
-            quotes = quotes.step(byte, delimiter);
-        }
-        &[]
     }
 }
 

@@ -1,7 +1,9 @@
 //! How far a load got, in a small JSON file: what an interrupted load goes on from.
 //!
-//! * Invariant: everything before `place` is acknowledged. What lies behind it may be too: sending it again under the same
+//! * Invariant: everything before `place` is acknowledged. What comes after it may be too: sending it again under the same
 //!   `load` id is harmless.
+//! * The place carries a fingerprint of what is before it. A file that has changed there is refused; what has changed after
+//!   it is read as it is now.
 //! * Written to a temporary file and renamed. Not synced: after a crash an older state only means more repeats.
 
 use super::shape::Shape;
@@ -19,8 +21,6 @@ pub struct State {
     pub format_version: u32,
     /// The file that is loaded.
     pub file: PathBuf,
-    /// Its length when the load began.
-    pub file_bytes: u64,
     /// How its bytes are read.
     pub shape: Shape,
     /// How batches are cut.
@@ -36,15 +36,9 @@ pub struct State {
 }
 
 /// The only form that is known.
-pub const STATE_FORMAT_VERSION: u32 = 1;
+pub const STATE_FORMAT_VERSION: u32 = 2;
 
 impl State {
-    /// The idempotency key of the batch that begins at `place`.
-    #[must_use]
-    pub fn idempotency_key(&self, place: Place) -> String {
-        format!("{}-{}", self.load, place.byte)
-    }
-
     /// Reads a state; `None` when there is no such file.
     pub fn read(path: &Path) -> Result<Option<State>, Failure> {
         let unreadable = |why: String| {
@@ -77,15 +71,12 @@ impl State {
         std::fs::rename(&temporary, path).map_err(|error| failed(&error))
     }
 
-    /// Whether a load of this file, read this way, may go on from here.
+    /// Whether a load of this file, read this way, may go on from here. Whether its bytes are the same is seen when it is read.
     pub fn check_same(&self, fresh: &State) -> Result<(), Failure> {
         let other =
             |what: &str| Err(Failure::failed(format!("the interrupted load was {what}: start over without --resume")));
         if self.file != fresh.file {
             return other(&format!("of {}", self.file.display()));
-        }
-        if self.file_bytes != fresh.file_bytes {
-            return other(&format!("of a file of {} bytes, now it has {}", self.file_bytes, fresh.file_bytes));
         }
         if self.shape != fresh.shape || self.batch_records != fresh.batch_records {
             return other("with other options");
@@ -103,11 +94,10 @@ mod tests {
         State {
             format_version: STATE_FORMAT_VERSION,
             file: path.into(),
-            file_bytes: 100,
             shape: ShapeArgs::default().resolve(Path::new("a.csv")).unwrap(),
             batch_records: 500,
             load: "load-1".into(),
-            place: Place { byte: 17, line: 3 },
+            place: Place { byte: 17, line: 3, fingerprint: 5 },
             records: 3,
             token: Some("c7f3a1.0:17".parse().unwrap()),
         }
@@ -129,7 +119,6 @@ mod tests {
         let one = state("a.csv");
         assert!(one.check_same(&one).is_ok());
         assert!(one.check_same(&state("b.csv")).is_err());
-        assert!(one.check_same(&State { file_bytes: 101, ..one.clone() }).is_err());
         assert!(one.check_same(&State { batch_records: 1, ..one.clone() }).is_err());
     }
 }

@@ -1,14 +1,18 @@
 //! `duramen verify`: reads back every key of a file at one node, with a token, and compares.
 //!
+//! * The file is read in two ways at once ([`super::second_reading`]), which must give the same: otherwise a fault of the
+//!   reader would be in what was loaded and in what it is compared with.
 //! * A key that comes several times in the file must have its last value: what differs in the first pass is judged in a
 //!   second one, against the last value in the file.
 //! * Memory: at most 100,000 keys that differ; with more, the verification has failed anyway and stops.
 //! * Deliberately absent: keys that are in the cluster and not in the file.
 
+use super::input::{self, Input};
+use super::malformed;
 use super::progress::{Bar, rate};
+use super::second_reading::SecondReading;
 use super::shape::{Shape, ShapeArgs};
-use super::source::FileRecord;
-use super::{malformed, open, unreadable};
+use super::source::{FileRecord, Source};
 use crate::failure::Failure;
 use crate::http::Http;
 use crate::output;
@@ -64,13 +68,17 @@ pub struct Verified {
 /// Runs `duramen verify`.
 pub async fn run(args: VerifyArgs) -> Result<(), Failure> {
     let shape = args.shape.resolve(&args.file)?;
+    if Input::of(&args.file)? == Input::Stdin {
+        let why = "verify reads more than once, which standard input cannot: write it to a file first";
+        return Err(Failure::usage(why));
+    }
     let verified = verify(&args.file, &shape, &args.url, args.after.as_ref()).await?;
     if args.json {
         output::json(&verified)?;
     } else {
         output::line(&verified.to_string())?;
     }
-    verified.judge()
+    verified.judge(None)
 }
 
 impl fmt::Display for Verified {
@@ -82,8 +90,12 @@ impl fmt::Display for Verified {
 }
 
 impl Verified {
-    /// A failure when anything differs.
-    pub fn judge(&self) -> Result<(), Failure> {
+    /// A failure when anything differs, or when the file had another number of records when it was loaded.
+    pub fn judge(&self, loaded: Option<u64>) -> Result<(), Failure> {
+        if let Some(loaded) = loaded.filter(|&loaded| loaded != self.records) {
+            let records = self.records;
+            return Err(Failure::failed(format!("{loaded} records were loaded, and now the file has {records}")));
+        }
         if self.mismatches == 0 {
             return Ok(());
         }
@@ -126,8 +138,10 @@ pub async fn verify(path: &Path, shape: &Shape, url: &str, token: Option<&Sessio
         headers.push((HeaderName::from_static("read-after"), token));
     }
     let reader = Reader { http: Http::new(Duration::from_secs(40)), url: url.to_owned(), headers };
-    let bytes = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
-    let mut source = open(path, shape)?;
+    let bytes = Input::of(path)?.bytes();
+    let mut source = Source::open(input::open(path)?, shape).map_err(|error| malformed(path, &error))?;
+    let told = |error: &dyn fmt::Display| Failure::failed(format!("{}: {error}", path.display()));
+    let mut second = SecondReading::new(input::open(path)?, input::open(path)?, shape).map_err(|error| told(&error))?;
     let mut bar = Bar::new("reading back", bytes, 0, 0);
     let mut suspects: HashMap<Bytes, Option<Bytes>> = HashMap::new();
     let mut records = 0;
@@ -135,7 +149,9 @@ pub async fn verify(path: &Path, shape: &Shape, url: &str, token: Option<&Sessio
     let mut at_end = false;
     loop {
         while !at_end && under_way.len() < IN_FLIGHT {
-            match source.next_record().map_err(|error| malformed(path, &error))? {
+            let record = source.next_record().map_err(|error| malformed(path, &error))?;
+            second.check(record.as_ref(), source.place().line).map_err(|error| told(&error))?;
+            match record {
                 Some(record) => under_way.push(compare(&reader, record)),
                 None => at_end = true,
             }
@@ -170,7 +186,7 @@ fn judge_suspects(path: &Path, shape: &Shape, suspects: HashMap<Bytes, Option<By
         return Ok(Vec::new());
     }
     let mut is_same: HashMap<&Bytes, bool> = HashMap::new();
-    let mut source = open(path, shape)?;
+    let mut source = Source::open(input::open(path)?, shape).map_err(|error| malformed(path, &error))?;
     while let Some(record) = source.next_record().map_err(|error| malformed(path, &error))? {
         if let Some((key, found)) = suspects.get_key_value(&record.key) {
             is_same.insert(key, found.as_ref() == Some(&record.value));

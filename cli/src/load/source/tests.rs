@@ -22,6 +22,15 @@ fn read(text: &[u8], shape: &Shape) -> Result<Vec<(String, String)>, SourceError
     Ok(records)
 }
 
+/// Line, column and message.
+#[track_caller]
+fn refusal(text: &[u8], shape: &Shape) -> ((u64, u64), String) {
+    match read(text, shape) {
+        Err(SourceError::Malformed { line, column, what }) => ((line, column), what),
+        other => panic!("{:?} gave {other:?}", String::from_utf8_lossy(text)),
+    }
+}
+
 fn pairs(wanted: &[(&str, &str)]) -> Vec<(String, String)> {
     wanted.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
@@ -90,9 +99,8 @@ fn ndjson_takes_text_and_base64() {
 
 #[test]
 fn what_is_wrong_is_told_with_its_line() {
-    let malformed = |text: &[u8], shape: &Shape, line: u64| match read(text, shape) {
-        Err(SourceError::Malformed { line: told, .. }) => assert_eq!(told, line, "{text:?}"),
-        other => panic!("{text:?} gave {other:?}"),
+    let malformed = |text: &[u8], shape: &Shape, line: u64| {
+        assert_eq!(refusal(text, shape).0.0, line, "{text:?}");
     };
     malformed(b"a,b\nc\n", &shape(|_| ()), 2);
     malformed(b"a,b\n,c\n", &shape(|_| ()), 2);
@@ -106,6 +114,100 @@ fn what_is_wrong_is_told_with_its_line() {
         args.key_column = Some("nobody".into());
     });
     malformed(b"a,b\n", &named, 1);
+}
+
+/// Goal: what every format does with what real files have: a byte order mark, line ends of every kind, NUL, bytes that
+/// are not UTF-8, no end of the last line. Kept, or refused at line and column; never lost.
+#[test]
+fn what_is_in_a_file_is_read_or_refused_at_its_place() {
+    let of = |format| shape(|args| args.format = Some(format));
+    let (csv, lines, delimited, ndjson) =
+        (of(Format::Csv), of(Format::Lines), of(Format::Delimited), of(Format::Ndjson));
+    let raw = |text: &[u8], shape: &Shape| {
+        let record = Source::open(Cursor::new(text), shape).unwrap().next_record().unwrap().unwrap();
+        (record.key.to_vec(), record.value.to_vec())
+    };
+    // A byte order mark is not text, also before a quote that spans lines.
+    assert_eq!(raw(b"\xef\xbb\xbfa,1\n", &csv), (b"a".to_vec(), b"1".to_vec()));
+    assert_eq!(raw(b"\xef\xbb\xbf\"two\nlines\",1\n", &csv), (b"two\nlines".to_vec(), b"1".to_vec()));
+    assert_eq!(raw(b"\xef\xbb\xbfa\r\n", &lines), (b"a".to_vec(), b"1".to_vec()));
+    assert_eq!(raw(b"\xef\xbb\xbfa;1", &delimited), (b"a".to_vec(), b"1".to_vec()));
+    assert_eq!(raw(b"\xef\xbb\xbf{\"key\":\"a\",\"value\":\"1\"}\r\n", &ndjson), (b"a".to_vec(), b"1".to_vec()));
+    for shape in [&csv, &lines, &delimited, &ndjson] {
+        assert!(refusal(b"\xff\xfea\0\n\0", shape).1.contains("UTF-16"));
+    }
+    // NUL and other bytes are kept where the format is bytes.
+    assert_eq!(raw(b"\xfe\0,\xff\0\x80", &csv), (b"\xfe\0".to_vec(), b"\xff\0\x80".to_vec()));
+    assert_eq!(raw(b"\xfe\0;\xff\0", &delimited), (b"\xfe\0".to_vec(), b"\xff\0".to_vec()));
+    assert_eq!(raw(b"\xfe\0\xff\n", &lines).0, b"\xfe\0\xff");
+    assert_eq!(refusal(b"{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"\xff\",\"value\":\"1\"}\n", &ndjson).0, (2, 9));
+    assert_eq!(refusal(b"{\"key\":\"a\0\",\"value\":\"1\"}\n", &ndjson).0.0, 1);
+    // A carriage return is text inside quotes, and refused elsewhere.
+    assert_eq!(raw(b"a,\"x\ry\r\nz\"\r\n", &csv).1, b"x\ry\r\nz");
+    for (text, shape, place) in [
+        (&b"ok,1\nnote1,hello\rworld\nnote2,ok\n"[..], &csv, (2, 12)),
+        (b"r1,a\rr2,b\rr3,c\r", &csv, (1, 5)),
+        (b"\"a\"\r,b\n", &csv, (1, 4)),
+        (b"x,y\n\"two\nlines\",b\rc\n", &csv, (3, 9)),
+        (b"a\rb\r", &lines, (1, 2)),
+        (b"a\n\nb;c\r\r\n", &delimited, (3, 4)),
+        (b"a,1\r", &csv, (1, 4)),
+        (b"{\"key\":\"a\",\"value\":\"1\"}\r{\"key\":\"b\",\"value\":\"2\"}\r", &ndjson, (1, 26)),
+    ] {
+        let (told, what) = refusal(text, shape);
+        assert_eq!(told, place, "{:?}: {what}", String::from_utf8_lossy(text));
+    }
+}
+
+/// Goal: a delimiter that nobody quoted does not cut a value, and a column's name means one column.
+#[test]
+fn uneven_records_and_headers_with_two_meanings_are_refused() {
+    let csv = shape(|_| ());
+    assert_eq!(refusal(b"a,1\nb,1,5\n", &csv).0, (2, 5));
+    assert_eq!(refusal(b"a,1,x\nb,1\n", &csv).0, (2, 4));
+    assert_eq!(refusal(b"a,\"1\"x\n", &csv).0, (1, 6));
+    assert_eq!(refusal(b"a,b\n\nc,\"d\ne,f\n", &csv).0, (3, 3));
+    let named = shape(|args| {
+        args.header = true;
+        args.value_column = Some("v".into());
+    });
+    assert_eq!(refusal(b"id,v,v\n1,a,b\n", &named).0, (1, 6));
+    assert_eq!(refusal(b"id,v\n1,a,b\n", &named).0, (2, 5));
+    // With the whole record as value nothing is cut.
+    let whole = shape(|args| args.value = Some(ValueFrom::Record));
+    assert_eq!(read(b"a,1\nb,1,5\n", &whole).unwrap(), pairs(&[("a", "a,1"), ("b", "b,1,5")]));
+}
+
+/// Goal: NDJSON is one object a line, of which nothing is ignored.
+#[test]
+fn json_that_is_not_a_key_and_a_value_is_refused() {
+    let ndjson = shape(|args| args.format = Some(Format::Ndjson));
+    for text in [
+        "[\"a\",\"b\"]",
+        "{\"key\":\"a\",\"value\":\"b\",\"ttl\":5}",
+        "{\"key\":\"a\",\"key\":\"b\",\"value\":\"c\"}",
+        "{\"key\":\"a\",\"value\":null}",
+        "{\"key\":\"a\",\"value\":\"b\"} {\"key\":\"c\",\"value\":\"d\"}",
+        "{\"key\":\"\\ud800\",\"value\":\"b\"}",
+    ] {
+        assert_eq!(refusal(format!("\n{text}\n").as_bytes(), &ndjson).0.0, 2, "{text}");
+    }
+}
+
+/// Goal: a load does not go on in a file that was edited before the place, however long it is; what comes after may differ.
+#[test]
+fn a_file_that_changed_before_the_place_is_not_read_on() {
+    let csv = shape(|_| ());
+    let place = {
+        let mut source = Source::open(Cursor::new(b"a,1\nb,2\nc,3\n"), &csv).unwrap();
+        source.next_record().unwrap();
+        source.next_record().unwrap().unwrap().end
+    };
+    let skip = |text: &[u8]| Source::open(Cursor::new(text.to_vec()), &csv).unwrap().skip_to(place);
+    assert!(skip(b"a,1\nb,2\nsomething,else\n").is_ok());
+    for edited in [&b"a,1\nb,3\nc,3\n"[..], b"a,1\n\nb,2\n", b"a,1\n", b"", b"a,1,2\nbc\n", b"a,1\nb,2 "] {
+        assert!(matches!(skip(edited), Err(SourceError::Changed { line: 2 })), "{edited:?}");
+    }
 }
 
 proptest! {
@@ -142,7 +244,7 @@ proptest! {
         prop_assume!(!whole.is_empty());
         let stopped = at.index(whole.len());
         let mut resumed = Source::open(Cursor::new(text.as_slice()), &shape).unwrap();
-        resumed.go_to(whole[stopped].end).unwrap();
+        resumed.skip_to(whole[stopped].end).unwrap();
         prop_assert_eq!(all(resumed), &whole[stopped + 1..]);
     }
 }
