@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 duramen=${DURAMEN_BIN:-target/release/duramen}
+# The program refuses variables that it does not know.
+unset DURAMEN_BIN
 first=${1:-$((20000 + RANDOM % 20000))}
 one=http://127.0.0.1:$first
 other=http://127.0.0.1:$((first + 1))

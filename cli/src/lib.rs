@@ -20,7 +20,7 @@ pub mod signals;
 pub mod status;
 
 use args::{Command, Duramen};
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use duramen_common::seams::Seams;
 use failure::Failure;
 use std::ffi::OsString;
@@ -64,7 +64,22 @@ fn say_usage(error: &clap::Error) -> ExitCode {
     code
 }
 
+/// Every variable that some command reads: the parser has the list.
+fn known_variables() -> Vec<String> {
+    fn collect(command: &clap::Command, names: &mut Vec<String>) {
+        names.extend(command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())));
+        command.get_subcommands().for_each(|command| collect(command, names));
+    }
+    let mut names = Vec::new();
+    collect(&Duramen::command(), &mut names);
+    names
+}
+
 fn start(parsed: Duramen, seams: Seams) -> Result<(), Failure> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    duramen_common::variables::check(variables, &known_variables())
+        .map_err(|error| Failure::usage(error.to_string()))?;
     logging::install(parsed.log.as_deref(), parsed.command.log_default())?;
     match parsed.command {
         Command::Dev(args) => on_threads(args.threads(), node::dev::run(args, seams)),

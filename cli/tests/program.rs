@@ -220,6 +220,15 @@ fn standard_input_is_read_and_what_it_cannot_do_is_refused() {
     fails_in_one_line(&duramen(&["verify", "-", "--format", "csv"]), 2, &["standard input"]);
 }
 
+/// Goal: a variable that nothing reads is refused by every command, with what may have been meant.
+#[test]
+fn a_misspelt_variable_is_refused_by_name() {
+    for args in [&["get", "k"] as &[&str], &["dev"], &["log-node"], &["load", "a.csv"]] {
+        let output = command(args).env("DURAMEN_DATADIR", "/data").output().unwrap();
+        fails_in_one_line(&output, 2, &["DURAMEN_DATADIR", "DURAMEN_DATA_DIR"]);
+    }
+}
+
 /// Goal: no setting of the log silences the program by mistake. Method: an empty one still warns, a misspelt level is refused.
 #[test]
 fn an_empty_filter_means_the_default_and_a_misspelt_one_is_refused() {

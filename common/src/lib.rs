@@ -28,6 +28,7 @@ pub mod seldom;
 pub mod shortage;
 pub mod token;
 pub mod understood;
+pub mod variables;
 
 pub use blob::Blob;
 pub use ids::{HistoryId, NodeId, Offset, PartitionId, RequestId, StoreId, Timestamp};

@@ -20,6 +20,7 @@ mod network;
 mod node;
 mod process;
 mod settings;
+mod temporary;
 mod workloads;
 
 use clap::Parser;
@@ -32,6 +33,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+/// The variables that this program reads.
+const VARIABLES: [&str; 1] = ["DURAMEN_LOG"];
 /// How long the last lines may take to be written.
 const LAST_LINES_WITHIN: Duration = Duration::from_millis(500);
 
@@ -40,7 +43,7 @@ const LAST_LINES_WITHIN: Duration = Duration::from_millis(500);
 #[command(name = "duramen-maelstrom", version)]
 struct Args {
     /// Keeps this node's log in a folder of its own under DIR, so that it survives a restart. Otherwise the log is in a
-    /// temporary folder, which is removed at the end.
+    /// temporary folder, which is removed at the end, or by the next node that starts when this one is killed.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -64,6 +67,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     duramen_stdio::install_panic_hook();
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    if let Err(error) = duramen_common::variables::check(variables, &VARIABLES.map(str::to_owned)) {
+        return end(&error.to_string(), 2);
+    }
     if let Err(why) = install_logging() {
         return end(&format!("DURAMEN_LOG is not a filter: {why}"), 2);
     }

@@ -12,6 +12,7 @@ use crate::id_blocks::IdBlocks;
 use crate::kv::Kv;
 use crate::network::Network;
 use crate::settings;
+use crate::temporary::TemporaryFolder;
 use duramen_client::log_client::{HistoryPin, LogClient};
 use duramen_common::Offset;
 use duramen_common::log::Log;
@@ -23,7 +24,6 @@ use duramen_transport::Endpoint as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -81,7 +81,7 @@ pub struct Parts {
     pub ids: IdBlocks,
     seams: Seams,
     /// Removed when it is dropped.
-    _folder: Option<TempDir>,
+    _folder: Option<TemporaryFolder>,
 }
 
 impl Parts {
@@ -240,7 +240,7 @@ async fn start(place: Place, network: Network, seams: Seams) -> Result<Parts, St
     let (folder, temporary) = match data_dir {
         Some(data_dir) => (data_dir.join(&name), None),
         None => {
-            let made = tempfile::Builder::new().prefix("duramen-maelstrom-").tempdir();
+            let made = TemporaryFolder::make(&std::env::temp_dir());
             let temporary = made.map_err(|error| format!("no temporary folder: {error}"))?;
             (temporary.path().join("log"), Some(temporary))
         }
