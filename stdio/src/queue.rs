@@ -152,18 +152,17 @@ impl Shared {
             drop(state);
             let written = write_batch(&mut *out, &batch, is_mid_line);
             is_mid_line = written.is_mid_line;
-            let mut refused = written.refused;
-            let mut still_untold = untold;
-            if refused == 0 && untold > 0 {
+            let mut is_told = false;
+            if written.refused == 0 && untold > 0 {
                 let notice = format!("{untold} log lines dropped: {} did not take them\n", self.name);
                 let told = write_batch(&mut *out, notice.as_bytes(), is_mid_line);
                 is_mid_line = told.is_mid_line;
-                still_untold = if told.refused == 0 { 0 } else { untold };
+                is_told = told.refused == 0;
             }
             batch.clear();
             state = self.state.lock();
-            state.untold += still_untold;
-            self.count_dropped(&mut state, std::mem::take(&mut refused));
+            state.untold += if is_told { 0 } else { untold };
+            self.count_dropped(&mut state, written.refused);
             state.writes = false;
             self.emptied.notify_all();
         }
