@@ -293,6 +293,10 @@ struct JsonRecord {
 }
 
 fn json_record(raw: &[u8]) -> Result<(Bytes, Bytes), (usize, String)> {
+    if let Err(error) = std::str::from_utf8(raw) {
+        let what = "a byte that is not UTF-8; such keys and values are written as {\"base64\": …}".to_owned();
+        return Err((error.valid_up_to(), what));
+    }
     let parsed: Result<Object<JsonRecord>, _> = serde_json::from_slice(raw);
     parsed.map(|Object(record)| (record.key.0, record.value.0)).map_err(|error| {
         let text = error.to_string();
