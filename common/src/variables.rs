@@ -99,7 +99,7 @@ mod tests {
         for (name, meant) in [
             ("DURAMEN_DATADIR", "there are DURAMEN_DATA_DIR"),
             ("DURAMEN_LOG_NODE", "there are DURAMEN_LOG_NODES"),
-            ("DURAMEN_HTTP_PORT", "DURAMEN_URL"),
+            ("DURAMEN_HTTP_PORT", "there are DURAMEN_"),
             ("DURAMEN_", "DURAMEN_LOG"),
         ] {
             let told = refused(name, "7001").unwrap_or_else(|| panic!("{name} was taken"));

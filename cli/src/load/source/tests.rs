@@ -150,7 +150,7 @@ fn what_is_in_a_file_is_read_or_refused_at_its_place() {
         (b"\"a\"\r,b\n", &csv, (1, 4)),
         (b"x,y\n\"two\nlines\",b\rc\n", &csv, (3, 9)),
         (b"a\rb\r", &lines, (1, 2)),
-        (b"a\n\nb;c\r\r\n", &delimited, (3, 4)),
+        (b"a;x\n\nb;c\r\r\n", &delimited, (3, 4)),
         (b"a,1\r", &csv, (1, 4)),
         (b"{\"key\":\"a\",\"value\":\"1\"}\r{\"key\":\"b\",\"value\":\"2\"}\r", &ndjson, (1, 25)),
     ] {
