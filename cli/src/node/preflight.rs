@@ -9,12 +9,21 @@ use std::path::Path;
 
 /// Makes the folder when it is missing, and takes it for as long as what is returned lives.
 pub fn take_folder(folder: &Path) -> Result<FolderLock, Failure> {
+    take_noted(folder, "duramen.lock")
+}
+
+/// Makes the folder of a log node when it is missing, and sees that it is free. The node then takes it itself.
+pub fn check_folder(folder: &Path) -> Result<(), Failure> {
+    take_noted(folder, "LOCK").map(drop)
+}
+
+fn take_noted(folder: &Path, note: &str) -> Result<FolderLock, Failure> {
     let shown = folder.display();
     let unusable = |error: &std::io::Error| {
         Failure::failed(format!("cannot use {shown} as data folder: {error}; choose another with --data-dir"))
     };
     std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
-    match FolderLock::take(folder, "duramen.lock") {
+    match FolderLock::take(folder, note) {
         Ok(lock) => Ok(lock),
         Err(FolderLockError::Held { holder, .. }) => Err(Failure::failed(format!(
             "another duramen{} uses {shown}: stop it, or choose another folder with --data-dir. Removing the lock file does \

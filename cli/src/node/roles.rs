@@ -4,7 +4,7 @@
 
 use super::files;
 use super::log_node::LogNodePlan;
-use super::preflight::take_folder;
+use super::preflight::{check_folder, take_folder};
 use super::running::{RunningLogNode, RunningServingNode, ending, first_failure};
 use super::serving_node::ServingNodePlan;
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ use duramen_common::seams::Seams;
 /// Runs a log node until it is told to stop or cannot go on.
 pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure> {
     let mut stop = Stop::listen_as_node(HangUp::IsIgnored)?;
-    // The node takes the folder itself, before anything else.
+    check_folder(&plan.data_dir)?;
     tracing::info!(node = plan.node, rpc = plan.rpc, http = plan.http, "log node starts");
     let node = tokio::select! {
         started = RunningLogNode::start(plan, seams, files::share(1)) => started?,
