@@ -6,14 +6,14 @@
 //! * Deliberately absent: one position over all partitions. A linearizable scan is so per partition.
 //! * Source: DESIGN §4.
 
-use super::Api;
 use super::body::ResponseBody;
 use super::cursor::{Bounds, Cursor};
 use super::errors::Failure;
-use super::extract::{self, Query};
+use super::extract::{self, ASKING_MIN, Query};
 use super::headers::{LOG_TIMESTAMP, SERVER_TIMING, token_value};
 use super::page::{PAGE_BYTES_MAX, PageBuilder, Part};
 use super::reads::{self, ReadOptions};
+use super::{Api, SCANS_MAX};
 use crate::partitions::Partitions;
 use crate::view::SCAN_BYTES_MAX;
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use std::ops::Bound;
+use tokio::time::{Instant, timeout_at};
 
 /// What the query may say.
 const PARAMETERS: [&str; 7] = ["prefix", "start", "end", "limit", "cursor", "after", "consistency"];
@@ -50,7 +51,7 @@ pub(crate) async fn get(api: &Api, partitions: &Partitions, parts: &Parts) -> Re
     let timing = options.server_timing();
     let mut room = Room::default();
     let (body, position) = loop {
-        let (body, position) = read_page(api, partitions, &wanted, &bounds, limit).await?;
+        let (body, position) = read_page(api, partitions, &wanted, &bounds, limit, options.deadline).await?;
         if room.try_cover(&api.answers, body.len()) {
             break (body, position);
         }
@@ -73,8 +74,14 @@ async fn read_page(
     wanted: &[Offset],
     bounds: &Bounds,
     limit: usize,
+    deadline: Instant,
 ) -> Result<(Bytes, HeaderValue), Failure> {
-    let _turn = api.scans.acquire().await;
+    // However little a caller would wait, others get the time to end what they are just reading.
+    let turn_deadline = deadline.max(Instant::now() + ASKING_MIN);
+    let _turn = timeout_at(turn_deadline, api.scans.acquire()).await.map_err(|_| {
+        Failure::new(ProblemKind::Overloaded, "too many scans are read here: try again, or ask another node")
+            .with("limit", SCANS_MAX)
+    })?;
     let (partitions, wanted, bounds) = (partitions.clone(), wanted.to_vec(), bounds.clone());
     let reading = api.seams.threads.run(move || {
         let (page, timestamp) = read_parts(&partitions, &wanted, &bounds, limit)?;
