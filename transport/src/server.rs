@@ -158,8 +158,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
     let mut connections = JoinSet::new();
     let failing = Seldom::default();
     loop {
+        // Beyond that, callers wait in the kernel's queue: those who are sent away and told so are gone in a moment.
+        let has_place = connections.len() < shared.config.connections_max + EXTRA_CALLERS_MAX;
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if has_place => accepted,
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
                 if let Err(error) = ended {
                     tracing::warn!(%error, "a connection's task ended badly");
@@ -169,14 +171,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
             _ = stopped.wait_for(|&stopped| stopped) => break,
         };
         match accepted {
-            Ok((stream, from)) if connections.len() < shared.config.connections_max + EXTRA_CALLERS_MAX => {
+            Ok((stream, from)) => {
                 let caller = shared.callers.enter(Instant::now());
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move { attend(stream, from, caller, &shared).await });
-            }
-            Ok((_, from)) => {
-                shared.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(%from, "dropped: far too many connections");
             }
             Err(error) => {
                 if let Some(unsaid) = failing.is_due(Instant::now()) {
@@ -221,9 +219,8 @@ async fn converse(
             Ok(Err(cut)) => return cut,
             Err(_) => return Cut::told(format!("no hello within {} ms", limit.as_millis())),
         },
-        () = sent_away(caller) => {
-            return Cut::told("another caller needs this place: say hello at once".to_owned());
-        }
+        // It has said nothing, so that closing discards nothing; a farewell would keep the place of a next caller.
+        () = sent_away(caller) => return Cut::Closed,
     };
     match caller {
         Some(caller) => caller.greeted(&hello.role, Instant::now()),

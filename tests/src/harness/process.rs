@@ -83,6 +83,11 @@ impl Process {
         self.variables.push((name.into(), value.into()));
     }
 
+    /// Runs with the variables of another process, as a second process of the same node would.
+    pub fn copy_variables(&mut self, other: &Process) {
+        self.variables.clone_from(&other.variables);
+    }
+
     /// The same, started by another program, which gets the binary and its arguments behind its own and becomes it:
     /// the process id stays.
     #[must_use]

@@ -68,6 +68,10 @@ async fn second_refused(stage: &Stage, victim: Node, own_folder: Option<&Path>, 
     };
     let args = vec![role.into(), "--config".into(), file.into()];
     let mut second = Process::new("second", &folder, args).launched_by(&host.launcher);
+    second.copy_variables(match victim {
+        Node::Log(number) => &stage.cluster.log[number],
+        Node::Serving(number) => &stage.cluster.serving[number],
+    });
     let said_before = second.output().len();
     second.start();
     let ended = {
