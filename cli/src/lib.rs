@@ -34,6 +34,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// The same. Nodes take the time of day, and their randomness, from these seams.
 pub fn run_with(args: impl IntoIterator<Item = OsString>, seams: Seams) -> ExitCode {
     duramen_stdio::install_panic_hook();
+    // After it: it builds on the hook that is there.
     duramen_serving_node::index::abort_on_panic();
     let ended = match Duramen::try_parse_from(args) {
         Ok(parsed) => start(parsed, seams),

@@ -51,7 +51,6 @@ struct Args {
 /// Runs the program with these arguments, the first of which is its name.
 #[must_use]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    duramen_serving_node::index::abort_on_panic();
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         // Help and version go to stdout with 0, usage errors to stderr with 2: clap knows which is which.
@@ -67,6 +66,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     duramen_stdio::install_panic_hook();
+    // After it: it builds on the hook that is there.
+    duramen_serving_node::index::abort_on_panic();
     let text = |text: OsString| text.to_string_lossy().into_owned();
     let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
     if let Err(error) = duramen_common::variables::check(variables, &VARIABLES.map(str::to_owned)) {
