@@ -1,6 +1,6 @@
 //! `duramen verify`: reads back every key of a file at one node, with a token, and compares.
 //!
-//! * The file is read in two ways at once ([`super::second_reading`]), which must give the same: otherwise a fault of the
+//! * The file is read in two ways at once (`second_reading`), which must give the same: otherwise a fault of the
 //!   reader would be in what was loaded and in what it is compared with.
 //! * A key that comes several times in the file must have its last value: what differs in the first pass is judged in a
 //!   second one, against the last value in the file.

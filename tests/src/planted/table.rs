@@ -61,7 +61,7 @@ pub const TABLE: &[Row] = &[
     row(Plant::PagePositionTooNew, Suite::Serving, 20, &[NOT_THE_LOG]),
     row(Plant::FeedResumesEarly, Suite::Serving, 20, &["a feed gave"]),
     row(Plant::FeedResumesLate, Suite::Serving, 20, &["a feed gave"]),
-    row(Plant::LockOnFileOnly, Suite::Operator, 1, &["a second process on the folder"]),
+    row(Plant::LockOnFileOnly, Suite::Operator, 8, &["a second process on the folder"]),
 ];
 
 impl Row {
