@@ -43,9 +43,10 @@ pub fn named(holder: Option<u32>) -> String {
 #[derive(Debug)]
 pub struct FolderLock {
     path: PathBuf,
+    id: FileId,
+    /// Held for their locks.
     folder: File,
-    /// Held for its lock.
-    _note: File,
+    note: File,
 }
 
 impl FolderLock {
@@ -78,14 +79,15 @@ impl FolderLock {
             .set_len(0)
             .and_then(|()| note.rewind())
             .and_then(|()| note.write_all(format!("{}\n", std::process::id()).as_bytes()));
-        let lock = FolderLock { path: folder.to_path_buf(), folder: file, _note: note };
+        let id = FileId::of(&file)?;
+        let lock = FolderLock { path: folder.to_path_buf(), id, folder: file, note };
         lock.check()?;
         Ok(lock)
     }
 
     /// Fails when the folder under the path is not the one that was taken: it was moved, removed or replaced.
     pub fn check(&self) -> io::Result<()> {
-        if is_under(&self.folder, &self.path)? {
+        if self.id.is_under(&self.path)? {
             return Ok(());
         }
         let what = format!("{} was moved, removed or replaced while this process uses it", self.path.display());
@@ -93,15 +95,37 @@ impl FolderLock {
     }
 }
 
-/// Whether a path names this very file or folder.
-pub fn is_under(file: &File, path: &Path) -> io::Result<bool> {
-    match stat(path) {
-        Ok(found) => {
-            let ours = fstat(file)?;
-            Ok((found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino))
+impl Drop for FolderLock {
+    /// Closing the files is not enough: a child process has them too until its program starts.
+    fn drop(&mut self) {
+        for file in [&self.folder, &self.note] {
+            // A file system without locks has nothing to release.
+            let _ = flock(file, FlockOperation::Unlock);
         }
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-        Err(error) => Err(error.into()),
+    }
+}
+
+/// Which file or folder an open one is: the same for as long as it is open, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of an open file or folder.
+    pub fn of(file: impl std::os::fd::AsFd) -> io::Result<FileId> {
+        let stat = fstat(file)?;
+        Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Whether a path names this very file or folder.
+    pub fn is_under(self, path: &Path) -> io::Result<bool> {
+        match stat(path) {
+            Ok(found) => Ok(self == FileId { device: found.st_dev, inode: found.st_ino }),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -135,6 +159,18 @@ mod tests {
         assert!(is_held(&link), "another path to the same folder");
         drop(lock);
         assert!(FolderLock::take(&folder, "LOCK").is_ok());
+    }
+
+    #[test]
+    fn a_copy_of_its_descriptors_does_not_keep_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FolderLock::take(folder.path(), "LOCK").unwrap();
+        // As a child process has them until its program starts.
+        let copies = (lock.folder.try_clone().unwrap(), lock.note.try_clone().unwrap());
+        assert!(is_held(folder.path()));
+        drop(lock);
+        assert!(FolderLock::take(folder.path(), "LOCK").is_ok());
+        drop(copies);
     }
 
     #[test]

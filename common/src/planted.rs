@@ -121,4 +121,6 @@ plants! {
     // The operator's world.
     /// Of a data folder only a file in it is locked: who removes that file lets a second process in.
     LockOnFileOnly = "lock-on-file-only",
+    /// A log node that its peers cannot call gets their votes, and hands over to nobody.
+    UnreachableMayLead = "unreachable-may-lead",
 }

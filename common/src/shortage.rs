@@ -16,6 +16,12 @@ pub fn is_shortage(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| SHORT.contains(&code)) || error.kind() == io::ErrorKind::OutOfMemory
 }
 
+/// Whether the disk, or a quota on it, has no room for a write.
+#[must_use]
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Whether this error, or one that caused it, is a shortage.
 #[must_use]
 pub fn is_caused_by_shortage(error: &(dyn Error + 'static)) -> bool {
@@ -39,8 +45,10 @@ pub fn advice(error: &io::Error) -> &'static str {
         return "this process has too few file descriptors or too little memory: raise the limit (ulimit -n, \
                 LimitNOFILE=) or stop what uses them";
     }
+    if is_no_space(error) {
+        return "the disk is full: free some space";
+    }
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full: free some space",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "check that it is writable",
         _ => "check that it is readable and writable",
     }

@@ -60,6 +60,12 @@ fn check_header(takes: Takes, name: &str, value: &[u8]) -> Result<(), Problem> {
         "if-unmodified-since" => {
             Err(bad_request(name, "is not evaluated, because versions are not times: use If-Match with an ETag"))
         }
+        "content-md5" | "digest" | "content-digest" | "repr-digest" => {
+            Err(bad_request(name, "is not verified here: leave it out"))
+        }
+        "x-http-method-override" | "x-http-method" | "x-method-override" => {
+            Err(bad_request(name, "is not taken: send the method that is meant"))
+        }
         "if-modified-since" | "if-range" | "range" if takes.is_write => {
             Err(bad_request(name, "is not evaluated on writes: leave it out"))
         }
@@ -107,6 +113,9 @@ mod tests {
             (PUT, "content-range", "bytes 6-21/22"),
             (READ, "content-range", "bytes 0-1/2"),
             (PUT, "content-encoding", "gzip"),
+            (PUT, "content-md5", "AAAAAAAAAAAAAAAAAAAAAA=="),
+            (PUT, "content-digest", "sha-256=:AAAA:"),
+            (PUT, "x-http-method-override", "DELETE"),
             (PUT, "content-encoding", "identity, br"),
             (PUT, "transfer-encoding", "gzip, chunked"),
             (READ, "te", "gzip"),

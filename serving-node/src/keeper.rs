@@ -70,7 +70,8 @@ impl Keeper {
     /// Wipes every condemned partition; or everything, if the index as a whole is condemned or nothing in it is good.
     async fn wipe_condemned(&self) {
         let condemned: Vec<_> = self.views.iter().filter_map(|view| Some((view, view.condemned()?))).collect();
-        let whole = condemned.iter().find(|(_, fault)| fault.is_of_the_whole());
+        let index = self.store.index();
+        let whole = condemned.iter().find(|(_, fault)| fault.is_of_the_whole(&**index));
         let is_all = condemned.len() == self.views.len();
         if let Some((_, fault)) = whole.or(condemned.first().filter(|_| is_all)) {
             return self.replace(fault).await;

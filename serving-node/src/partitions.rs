@@ -4,7 +4,7 @@
 //! * Invariant: nothing is served before the index is known to belong to this history, and was checked (`opening`).
 //! * Source: DESIGN D7, D8; ARCHITECTURE "The serving node".
 
-use crate::index::{IndexHealth, IndexStore, StoreError};
+use crate::index::{IndexHealth, IndexRoom, IndexStore, StoreError};
 use crate::keeper::Keeper;
 use crate::scrubber::Scrubber;
 use crate::subscriber::{Subscriber, SubscriberConfig, run_blocking};
@@ -58,6 +58,8 @@ pub struct PartitionsConfig {
     pub flush_bytes: usize,
     /// And at the latest after this long. Unit: milliseconds.
     pub flush_interval_ms: u64,
+    /// The index is not written while its disk has less than this free; fjall needs at least 128 MiB. Unit: bytes.
+    pub index_room_bytes: u64,
     /// Most readers that may wait for an applied end, over all partitions.
     pub waiters_max: usize,
     /// How long one question to a leader may take. Unit: milliseconds.
@@ -85,6 +87,7 @@ impl Default for PartitionsConfig {
             overlay_bytes_max: 16 * 1024 * 1024,
             flush_bytes: 128 * 1024,
             flush_interval_ms: 500,
+            index_room_bytes: 16 * 1024 * 1024,
             waiters_max: 65_536,
             tail_timeout_ms: 1_000,
             fetch_bytes_max: 1024 * 1024,
@@ -195,7 +198,9 @@ impl Partitions {
         let (store, views) = opening.open().await?;
         let (stop, failure) = (watch::Sender::new(false), watch::Sender::new(None));
         let interval = Duration::from_millis(config.flush_interval_ms);
-        let flusher = Flusher::start(views.clone(), Arc::clone(&budget), interval, threads)
+        let room =
+            IndexRoom::new(config.index, config.data_dir.as_deref(), config.index_room_bytes, Arc::clone(&health));
+        let flusher = Flusher::start(views.clone(), Arc::clone(&budget), room, interval, threads)
             .map_err(|error| StartError::Thread { reason: error.to_string() })?;
         let mut tasks = JoinSet::new();
         for view in &views {
@@ -311,7 +316,7 @@ impl Partitions {
         let closed = run_blocking(running.threads, move || {
             running.flusher.stop();
             // What is still to be wiped does not stand the next start's check.
-            match inner.views.iter().all(|view| view.is_good()) {
+            match inner.views.iter().all(|view| view.is_whole()) {
                 true => Ok(inner.store.close_clean()?),
                 false => Ok(()),
             }

@@ -42,21 +42,26 @@ impl Scrubber {
         loop {
             // The check at the start has just read everything.
             sleep_until(Instant::now() + self.period).await;
+            let mut is_whole = true;
             for view in &self.views {
-                self.scrub(view).await;
+                is_whole &= self.scrub(view).await;
             }
-            self.health.count_scrub();
+            if is_whole {
+                self.health.count_scrub();
+            }
         }
     }
 
-    async fn scrub(&self, view: &Arc<PartitionView>) {
+    /// Says whether the partition was read to its end, and is whole.
+    async fn scrub(&self, view: &Arc<PartitionView>) -> bool {
         view.begin_scrub();
         loop {
             let page = Arc::clone(view);
             let began = Instant::now();
             match self.threads.run(move || page.scrub_page()).await {
                 Ok(ScrubStep::More { entries }) => self.health.count_scrubbed(entries as u64),
-                Ok(ScrubStep::Done | ScrubStep::Over) | Err(_) => return,
+                Ok(ScrubStep::Done) => return true,
+                Ok(ScrubStep::Over) | Err(_) => return false,
             }
             sleep((began.elapsed() * REST).max(REST_MIN)).await;
         }

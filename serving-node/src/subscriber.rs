@@ -129,7 +129,7 @@ impl Subscriber {
                 Ok(None) => return Some(()),
                 Err(fault) => {
                     // Nothing of this batch was applied: it is fetched again.
-                    self.view.condemn(&fault, position.epoch);
+                    self.view.read_failed(&fault, position.epoch);
                     return self.or_stop(tokio::time::sleep(RETRY_FIRST)).await;
                 }
             }

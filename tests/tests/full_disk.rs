@@ -92,3 +92,58 @@ e2e! {
         drop(cluster);
     }
 }
+
+e2e! {
+    /// Goal: a serving node whose disk is full reads on, says so, keeps its index, and catches up once there is room. Method: one
+    /// serving node has a tmpfs of 96 MiB, which a ballast file fills; values of 512 KiB are put at the other one until the first
+    /// is not ready any more; then the ballast goes.
+    async fn a_serving_node_outlives_its_full_disk(places: 1, seconds: 240) {
+        let mut cluster = Cluster::start(Plan { partitions: 1, ..Plan::default() }).await;
+        cluster.serving[0].kill();
+        let disk = match SmallDisk::mount(&cluster.serving_data(0), 96) {
+            Ok(disk) => disk,
+            Err(why) => return eprintln!("skipped: cannot mount small file systems here ({why}); needs root"),
+        };
+        cluster.start_serving(0);
+        cluster.wait_serving_ready(0).await;
+        let (full, other) = (cluster.http(0), cluster.http(1));
+        let before = other.put(kv("before"), "read on").wait(10).expect(204).await.version();
+        let read_before = || async {
+            let read = full.get(kv("before")).after(before.clone()).expect(200).await;
+            assert_eq!((read.version(), read.text().as_str()), (before.clone(), "read on"));
+        };
+        read_before().await;
+        // Too little for a flush, and enough for what the index has in its own buffers.
+        disk.fill_but(8 << 20).expect("the ballast can grow");
+        let mut count = 0;
+        let unready = loop {
+            let answer = full.get("/readyz").ok().await;
+            if answer.status != 200 {
+                break answer.expect_problem(503, "behind");
+            }
+            assert!(count < 200, "16 MiB of memory took 100 MiB");
+            other.put(kv(format!("big/{count}")), vec![count as u8; 512 << 10]).wait(10).expect(204).await;
+            count += 1;
+        };
+        assert!(unready.text().contains("the disk of this node's index is full"), "{unready}");
+        read_before().await;
+        let status = full.get("/v1/status").expect(200).await.text();
+        assert!(status.contains("disk") && status.contains("problems"), "{status}");
+        assert!(full.get("/metrics").expect(200).await.text().contains("duramen_index_waits_for_space 1"));
+        // Memory is full, so that what is written from now on cannot be applied. It is no failure, and no older value.
+        other.put(kv("late"), "applied once there is room").wait(10).expect(204).await;
+        let late = full.get(kv("late")).wait(1).ok().await;
+        assert_eq!(late.expect_problem(503, "behind").status, 503);
+        disk.free().expect("the ballast can go");
+        cluster.wait_serving_ready(0).await;
+        let late = full.get(kv("late")).wait(20).expect(200).await;
+        assert_eq!(late.text(), "applied once there is room");
+        let last = full.get(kv(format!("big/{}", count - 1))).wait(20).expect(200).await;
+        assert_eq!(last.body, vec![(count - 1) as u8; 512 << 10]);
+        let said = cluster.serving[0].output();
+        assert!(!said.contains("wiped"), "{said}");
+        let count = |what: &str| said.matches(what).count();
+        assert_eq!((count("index's disk is full"), count("has room again")), (1, 1), "each said once: {said}");
+        drop((cluster, disk));
+    }
+}

@@ -2,8 +2,9 @@
 //!
 //! * In: a record's bytes without its line end. Out: the fields, each with where it stands.
 //! * CSV: a quote at a field's start opens it, a doubled one inside is a quote, and after the closing one the field ends. A
-//!   quote elsewhere is text. Line breaks of every kind are text inside quotes. Outside, a carriage return is refused:
-//!   it is the line end of some files and text of others, and a guess would lose rows or text.
+//!   quote elsewhere is text; after blanks at a field's start it is refused, because it may be meant either way. Line breaks
+//!   of every kind are text inside quotes. Outside, a carriage return is refused: it is the line end of some files and text
+//!   of others, and a guess would lose rows or text.
 //! * Deliberately absent: where records end (`source`), how many fields there must be.
 //! * Source: RFC 4180.
 
@@ -58,8 +59,15 @@ fn plain(record: &[u8], start: usize, delimiter: u8) -> Result<Field<'_>, Wrong>
         return Err(Wrong { at: start + length, what: BARE_CARRIAGE_RETURN });
     }
     let text = rest.get(..length).unwrap_or_default();
+    let blanks = text.iter().take_while(|&&byte| matches!(byte, b' ' | b'\t')).count();
+    if blanks > 0 && text.get(blanks) == Some(&b'"') {
+        return Err(Wrong { at: start + blanks, what: BEFORE_QUOTES });
+    }
     Ok(Field { text: Cow::Borrowed(text), start, end: start + length })
 }
+
+const BEFORE_QUOTES: &str = "a blank before a quote: most programs mean a quoted field, and CSV a text that has a quote; remove the \
+                             blank, or quote the whole field and double the quotes inside";
 
 fn quoted(record: &[u8], start: usize, delimiter: u8) -> Result<Field<'_>, Wrong> {
     let mut text = Vec::new();

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Bytes read at a time.
@@ -61,7 +61,7 @@ impl Input {
     /// A reader from the start; of standard input from wherever it is.
     pub fn open(&self) -> Result<Reader, Failure> {
         match self {
-            Input::Stdin => Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, std::io::stdin()))),
+            Input::Stdin => Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, io::stdin()))),
             Input::File { path, .. } => open(path),
         }
     }
@@ -70,9 +70,51 @@ impl Input {
 /// A reader of a file from its start.
 pub fn open(path: &Path) -> Result<Reader, Failure> {
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
+    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, WholeFile { file, read: 0 })))
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+/// A file that must not become shorter while it is read: what was read of its last record would pass for the whole of it.
+struct WholeFile {
+    file: File,
+    /// Unit: bytes.
+    read: u64,
+}
+
+impl Read for WholeFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.read += read as u64;
+        if read == 0 && !buffer.is_empty() && self.file.metadata()?.len() < self.read {
+            return Err(io::Error::other("it became shorter while it was read"));
+        }
+        Ok(read)
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::failed(format!("cannot read {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a file that is cut off under a load is no shorter file. Method: cut off after its first part was read.
+    #[test]
+    fn a_file_that_becomes_shorter_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows");
+        let bytes = vec![b'x'; BUFFER_BYTES * 2];
+        std::fs::write(&path, &bytes).unwrap();
+        let mut reader = open(&path).unwrap();
+        let mut part = vec![0; 10];
+        reader.read_exact(&mut part).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(1000).unwrap();
+        let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("became shorter"), "{error}");
+        std::fs::write(&path, &bytes).unwrap();
+        let mut all = Vec::new();
+        open(&path).unwrap().read_to_end(&mut all).unwrap();
+        assert_eq!(all, bytes);
+    }
 }

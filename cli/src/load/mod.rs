@@ -114,6 +114,8 @@ pub async fn run(args: LoadArgs) -> Result<(), Failure> {
         })?;
         earlier.check_same(&state)?;
         state = earlier;
+    } else if let Some(state_path) = &state_path {
+        State::check_free(state_path, &state.file)?;
     }
     let records_before = state.records;
     // Up to here, and until the first batch is cut, nothing is sent, and nothing is recorded.
@@ -147,7 +149,13 @@ fn settle(ended: Ended, state: &State, state_path: Option<&Path>) -> Result<(), 
     // A load of which nothing is in begins the same way again, unless something of it may be in after all.
     let can_go_on = !matches!(ended, Ended::Whole | Ended::TwoClusters(_)) && (state.records > 0 || is_unknown);
     if let Some(state_path) = state_path {
-        if can_go_on { state.write(state_path)? } else { remove(state_path)? }
+        match (can_go_on, state.is_at(state_path)) {
+            (true, true) => state.write(state_path)?,
+            (false, true) => remove(state_path)?,
+            (_, false) => {
+                tracing::warn!(state = %state_path.display(), "another load has taken this file: it is left as it is");
+            }
+        }
     }
     let go_on = match state_path {
         Some(_) if can_go_on => "; run the same command with --resume to go on",
@@ -177,7 +185,7 @@ async fn load(
     let sink = HttpSink::new(args.serving.urls.clone(), state.load.clone(), Duration::from_millis(args.retry_ms));
     let mut signals = Stop::listen()?;
     let (stopped, stop) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
+    let listening = tokio::spawn(async move {
         signals.asked().await;
         // Refused only when the load has just ended.
         let _ = stopped.send(());
@@ -196,12 +204,13 @@ async fn load(
         match state_path {
             Some(path) if Instant::now() >= next_write => {
                 next_write = Instant::now() + STATE_EVERY;
-                state.write(path)
+                if state.is_at(path) { state.write(path) } else { Ok(()) }
             }
             _ => Ok(()),
         }
     };
     let (progress, ended) = Engine::new(&sink, usize::from(args.in_flight), start).run(batches, stop, observe).await;
+    listening.abort();
     note(state, &progress);
     Ok((ended, bar.finish()))
 }
@@ -220,7 +229,16 @@ async fn report(
     elapsed: Duration,
 ) -> Result<(), Failure> {
     let verified = match &args.verify {
-        Some(url) => Some(verify::verify(input.path(), &state.shape, url, state.token.as_ref()).await?),
+        Some(url) => {
+            let mut signals = Stop::listen()?;
+            tokio::select! {
+                verified = verify::verify(input.path(), &state.shape, url, state.token.as_ref()) => Some(verified?),
+                () = signals.asked() => {
+                    let what = format!("{} records are loaded; verifying was stopped", state.records);
+                    return Err(Failure::failed(what));
+                }
+            }
+        }
         None => None,
     };
     let records_this_run = state.records - records_before;
@@ -311,6 +329,9 @@ fn default_state_path(path: &Path) -> PathBuf {
 }
 
 fn remove(path: &Path) -> Result<(), Failure> {
-    std::fs::remove_file(path)
-        .map_err(|error| Failure::failed(format!("everything is loaded, but {} stays: {error}", path.display())))
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+    .map_err(|error| Failure::failed(format!("everything is loaded, but {} stays: {error}", path.display())))
 }

@@ -56,6 +56,39 @@ impl State {
         Ok(Some(state))
     }
 
+    /// Refuses a path where something else is than what an interrupted load of the same file has left.
+    pub fn check_free(path: &Path, file: &Path) -> Result<(), Failure> {
+        let elsewhere = "name another file with --state";
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Failure::failed(format!("cannot look at {}: {error}", path.display()))),
+            Ok(metadata) if !metadata.is_file() => {
+                return Err(Failure::usage(format!("{} is not a file: {elsewhere}", path.display())));
+            }
+            Ok(_) => {}
+        }
+        match State::read(path) {
+            Ok(Some(state)) if state.file != file => Err(Failure::failed(format!(
+                "{} is of an interrupted load of {}: go on with that one, remove it, or {elsewhere}",
+                path.display(),
+                state.file.display()
+            ))),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::failed(format!(
+                "{} is there and is no state of a load: {elsewhere}, or remove it",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Whether what stands at the path is of this load; true where nothing does.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match State::read(path) {
+            Ok(found) => found.is_none_or(|found| found.load == self.load),
+            Err(_) => false,
+        }
+    }
+
     /// Writes it in place of the one before.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| {
@@ -67,8 +100,12 @@ impl State {
         let text = serde_json::to_vec_pretty(self).map_err(|error| failed(&error))?;
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
-        std::fs::write(&temporary, text).map_err(|error| failed(&error))?;
-        std::fs::rename(&temporary, path).map_err(|error| failed(&error))
+        let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+        written.map_err(|error| {
+            // A part of it must not stay behind. When it cannot be removed either, the error says enough.
+            let _ = std::fs::remove_file(&temporary);
+            failed(&error)
+        })
     }
 
     /// Whether a load of this file, read this way, may go on from here. Whether its bytes are the same is seen when it is read.
@@ -120,5 +157,25 @@ mod tests {
         assert!(one.check_same(&one).is_ok());
         assert!(one.check_same(&state("b.csv")).is_err());
         assert!(one.check_same(&State { batch_records: 1, ..one.clone() }).is_err());
+    }
+
+    /// Goal: nothing that is not a state of this very file is written over. Method: each thing that may stand there.
+    #[test]
+    fn what_is_no_state_of_this_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let check = || State::check_free(&path, Path::new("a.csv"));
+        assert!(check().is_ok(), "nothing is there");
+        state("a.csv").write(&path).unwrap();
+        assert!(check().is_ok());
+        assert!(state("a.csv").is_at(&path));
+        assert!(!State { load: "load-2".into(), ..state("a.csv") }.is_at(&path));
+        state("b.csv").write(&path).unwrap();
+        assert!(check().unwrap_err().to_string().contains("b.csv"));
+        std::fs::write(&path, "key,value\n").unwrap();
+        assert!(check().unwrap_err().to_string().contains("no state of a load"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(check().unwrap_err().to_string().contains("not a file"));
     }
 }

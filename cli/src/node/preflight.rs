@@ -12,9 +12,27 @@ pub fn take_folder(folder: &Path) -> Result<FolderLock, Failure> {
     take_noted(folder, "duramen.lock")
 }
 
+/// As [`take_folder`], of a serving node.
+pub fn take_serving_folder(folder: &Path) -> Result<FolderLock, Failure> {
+    refuse_other(folder, "identity", "a log node")?;
+    take_folder(folder)
+}
+
 /// Makes the folder of a log node when it is missing, and sees that it is free. The node then takes it itself.
 pub fn check_folder(folder: &Path) -> Result<(), Failure> {
+    refuse_other(folder, "index", "a serving node")?;
     take_noted(folder, "LOCK").map(drop)
+}
+
+/// Refuses a folder of another kind of node: nothing of one is of use to the other, and an index may be deleted, a log not.
+fn refuse_other(folder: &Path, holds: &str, whose: &str) -> Result<(), Failure> {
+    if folder.join(holds).exists() {
+        let shown = folder.display();
+        return Err(Failure::failed(format!(
+            "{shown} is the data folder of {whose}, because it holds {holds:?}: choose another with --data-dir"
+        )));
+    }
+    Ok(())
 }
 
 fn take_noted(folder: &Path, note: &str) -> Result<FolderLock, Failure> {

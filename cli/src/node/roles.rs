@@ -4,7 +4,7 @@
 
 use super::files;
 use super::log_node::LogNodePlan;
-use super::preflight::{check_folder, take_folder};
+use super::preflight::{check_folder, take_serving_folder};
 use super::running::{RunningLogNode, RunningServingNode, ending, first_failure};
 use super::serving_node::ServingNodePlan;
 use crate::failure::Failure;
@@ -33,7 +33,7 @@ pub async fn run_log_node(plan: LogNodePlan, seams: Seams) -> Result<(), Failure
 /// Runs a serving node until it is told to stop or cannot go on.
 pub async fn run_serving_node(plan: ServingNodePlan, seams: Seams) -> Result<(), Failure> {
     let mut stop = Stop::listen_as_node(HangUp::IsIgnored)?;
-    let _folder = plan.data_dir.as_deref().map(take_folder).transpose()?;
+    let _folder = plan.data_dir.as_deref().map(take_serving_folder).transpose()?;
     tracing::info!(name = plan.name, http = %plan.http, "serving node starts");
     let node = RunningServingNode::start(plan, seams, files::share(1)).await?;
     let ended = tokio::select! {

@@ -142,6 +142,8 @@ impl RunningServingNode {
     }
 }
 
+const FEW_FILES: &str = "few files may be open: HTTP takes fewer connections (raise ulimit -Hn, LimitNOFILE=)";
+
 /// What the port of a serving node may take: what the index and the calls to log nodes need is set aside first.
 fn http_limits(index: Index, log_nodes: usize, files: FilesShare) -> Result<HttpLimits, TooFewFiles> {
     let limits = HttpLimits::default();
@@ -149,14 +151,11 @@ fn http_limits(index: Index, log_nodes: usize, files: FilesShare) -> Result<Http
     let wish = Wish { most: limits.connections_max, least: CONNECTIONS_LEAST };
     let given = files.divide(need, &[wish])?;
     let connections_max = given.first().copied().unwrap_or(CONNECTIONS_LEAST);
-    if connections_max < limits.connections_max {
-        tracing::warn!(
-            files = files.limit,
-            set_aside = need,
-            connections_max,
-            usual = limits.connections_max,
-            "few files may be open: HTTP takes fewer connections (raise ulimit -Hn, LimitNOFILE=)"
-        );
+    let (files, usual) = (files.limit, limits.connections_max);
+    if connections_max < usual / 4 {
+        tracing::warn!(files, set_aside = need, connections_max, usual, "{FEW_FILES}");
+    } else if connections_max < usual {
+        tracing::info!(files, set_aside = need, connections_max, usual, "{FEW_FILES}");
     }
     Ok(HttpLimits { connections_max, ..limits })
 }

@@ -10,13 +10,14 @@
 //! * Source: DESIGN D1, D9.
 
 use super::config::{RaftTimings, raft_config};
-use super::network::{self, Network};
+use super::network::{self, Answering, Network, RoomTold};
+use super::offers::Offers;
 use super::peers_room::PeersRoom;
 use super::runtime::seeded;
 use super::standing::{Heard, Standing};
 use super::state_machine::StateMachine;
 use super::storage::LogStore;
-use super::types::{Appended, LogBatch, Raft, TypeConfig};
+use super::types::{Appended, LogBatch, Raft, TypeConfig, entry_id};
 use super::wire::PeerMessage;
 use crate::store::{Need, PartitionLog};
 use bytes::Bytes;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// Who leads a partition, as this node knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,9 @@ pub struct Group {
     log: PartitionLog,
     leading: watch::Receiver<Leading>,
     heard: Heard,
+    offers: Offers,
+    room_told: RoomTold,
+    timings: RaftTimings,
     failure: watch::Receiver<Option<GroupFailure>>,
     watcher: JoinHandle<()>,
 }
@@ -160,7 +165,18 @@ impl Group {
         let (leading_out, leading) = watch::channel(Leading::Elsewhere { leader: None });
         let (failure_out, failure) = watch::channel(None);
         let watcher = tokio::spawn(watch_group(raft.clone(), node, partition, leading_out, failure_out));
-        Ok(Group { partition, raft, log: parts.log, leading, heard: Heard::default(), failure, watcher })
+        Ok(Group {
+            partition,
+            raft,
+            log: parts.log,
+            leading,
+            heard: Heard::default(),
+            offers: Offers::default(),
+            room_told: RoomTold::default(),
+            timings: parts.timings,
+            failure,
+            watcher,
+        })
     }
 
     /// Gives a group that has never had a membership its first one: this cluster's nodes. Harmless on any other; every
@@ -198,10 +214,15 @@ impl Group {
         }
     }
 
-    /// Whether a majority has answered this leader not longer ago than `within`.
+    /// Whether a majority has answered this leader not longer ago than `within`, and has taken an entry of its term: before that it
+    /// can confirm no read, and nothing that it appends is committed.
     fn has_majority(&self, within: Duration) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let committed = metrics.local_committed.as_ref().map(entry_id);
+        if committed.is_none_or(|committed| committed.term != metrics.vote.leader_id.term) {
+            return false;
+        }
         let is_alone = metrics.membership_config.membership().voter_ids().count() == 1;
         is_alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() <= within)
     }
@@ -246,8 +267,13 @@ impl Group {
     }
 
     /// Offers the leader's place to another member, if that has everything; it may not come to that. From then on this node neither
-    /// appends nor answers until somebody leads in a later term: a member that is behind could not, and nobody would lead for good.
+    /// appends nor answers until somebody leads in a later term, or until the offer has been out for too long (`Offers`).
     pub async fn transfer_leader(&self, to: NodeId) -> bool {
+        let Leading::Here { term } = *self.leading.borrow() else { return false };
+        if !self.offers.may_go_to(to) {
+            tracing::debug!(partition = %self.partition, %to, "leadership is not offered to a member that did not take it lately");
+            return false;
+        }
         let has_everything = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -259,7 +285,10 @@ impl Group {
             return false;
         }
         match self.raft.trigger().transfer_leader(to.get()).await {
-            Ok(()) => true,
+            Ok(()) => {
+                self.offers.made(&self.raft, &self.log, self.partition, term, to);
+                true
+            }
             Err(error) => {
                 tracing::debug!(partition = %self.partition, %to, %error, "leadership was not handed over");
                 false
@@ -267,9 +296,15 @@ impl Group {
         }
     }
 
-    /// Answers a peer. `has_room` is asked before records are taken.
+    /// Answers a peer. `has_room` is asked before records are taken. A group that waits for its disk is not waited for longer than the
+    /// peer waits: otherwise its heartbeats would take all requests that may be under way between the two nodes.
     pub async fn answer(&self, message: PeerMessage, has_room: impl Fn(Need) -> bool) -> Bytes {
-        network::answer(&self.raft, &self.log, message, has_room, &self.heard).await
+        let (service, patience) = (message.service(), message.patience(self.timings));
+        let answering = Answering { raft: &self.raft, log: &self.log, heard: &self.heard, room_told: &self.room_told };
+        match timeout(patience, network::answer(answering, message, has_room)).await {
+            Ok(answer) => answer,
+            Err(_) => PeerMessage::late(service),
+        }
     }
 
     /// Stops taking part. Proposals under way are answered as unknown.
@@ -283,8 +318,13 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.watcher.abort();
+        self.offers.stop();
     }
 }
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;
 
 /// Tells who leads, and in the end why the group stopped.
 async fn watch_group(

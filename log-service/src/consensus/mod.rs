@@ -7,6 +7,7 @@
 pub mod config;
 pub mod group;
 mod network;
+mod offers;
 mod peers_room;
 mod runtime;
 mod standing;

@@ -15,8 +15,9 @@ use super::state_machine::Manifest;
 use super::storage::{to_raft, to_stored};
 use super::types::{LogId, Raft, TypeConfig, Vote, entry_id, log_id, raft_vote, stored_vote};
 use super::wire::{
-    self, AppendAnswer, AppendMessage, AppendReply, Asked, PeerMessage, SERVICE_APPEND_ENTRIES, SERVICE_PRE_VOTE,
-    SERVICE_TRANSFER_LEADER, SERVICE_VOTE, TransferMessage, TransferReply, VoteMessage, VoteReply, WireVote,
+    self, APPEND_TIMEOUT, AppendAnswer, AppendMessage, AppendReply, Asked, PeerMessage, SERVICE_APPEND_ENTRIES,
+    SERVICE_PRE_VOTE, SERVICE_TRANSFER_LEADER, SERVICE_VOTE, TransferMessage, TransferReply, VoteMessage, VoteReply,
+    WireVote,
 };
 use crate::store::{EntryBody, EntryId, LogEntry, Need, PartitionLog};
 use bytes::Bytes;
@@ -30,13 +31,19 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// How long entries on their way to a follower's disk are waited for.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// For how long a follower whose disk has become full still takes what its leader has in flight. The leader learns it from the next
+/// answer.
+pub(super) const IN_FLIGHT_FOR: Duration = Duration::from_secs(2);
+/// Answers to heartbeats say what was known of the disk not longer ago than this. Reads cost heartbeats, thousands a second, and each
+/// look at the disk costs a call of the system.
+const LOOKED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Finds the other members of a group.
 pub(super) struct Network {
@@ -53,6 +60,8 @@ pub(super) struct PeerNetwork {
     peer: Peer,
     node: NodeId,
     room: Arc<PeersRoom>,
+    /// The term in which it refused records last, as far as no later answer was another one.
+    refused_in: Option<u64>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -63,7 +72,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         let unknown = Peer { addr: format!("node {node}, which is not configured"), node: Some(node) };
         let peer = self.peers.get(&node).cloned().unwrap_or(unknown);
         let (transport, room) = (Arc::clone(&self.transport), Arc::clone(&self.room));
-        PeerNetwork { partition: self.partition, transport, peer, node, room }
+        PeerNetwork { partition: self.partition, transport, peer, node, room, refused_in: None }
     }
 }
 
@@ -79,13 +88,32 @@ impl PeerNetwork {
     async fn ask_to_append(&self, body: Bytes, timeout: Duration) -> Rpc<AppendReply> {
         match self.call::<AppendAnswer>(SERVICE_APPEND_ENTRIES, body, timeout).await {
             Ok(answer) => {
-                self.room.answered(self.node, answer.has_room);
+                match answer.reply {
+                    // A node whose group does not run, or is held up, takes no records.
+                    AppendReply::NotHere { .. } | AppendReply::Late => self.room.is_silent(self.node),
+                    _ => self.room.answered(self.node, answer.has_room),
+                }
                 Ok(answer.reply)
             }
             Err(error) => {
                 self.room.is_silent(self.node);
                 Err(error)
             }
+        }
+    }
+
+    /// Leaves out what a full member would refuse again: it would be sent again and again for as long as the disk is full. Returns the
+    /// last entry that is left, if any was left out.
+    fn cut_what_is_refused(&self, entries: &mut Vec<LogEntry>, term: u64) -> Rpc<Option<EntryId>> {
+        if self.refused_in != Some(term) || self.partition.is_meta() || !self.room.is_full(self.node) {
+            return Ok(None);
+        }
+        let is_refused = |entry: &LogEntry| entry.id.term == term && is_batch(entry);
+        let Some(count) = entries.iter().position(is_refused) else { return Ok(None) };
+        entries.truncate(count);
+        match entries.last() {
+            Some(last) => Ok(Some(last.id)),
+            None => Err(unreachable("its disk is full")),
         }
     }
 
@@ -106,6 +134,7 @@ impl PeerNetwork {
                 Ok(VoteResponse::new(raft_vote(vote.into()), last.map(log_id), granted))
             }
             VoteReply::NotHere { reason } => Err(unreachable(&reason)),
+            VoteReply::Late => Err(late()),
         }
     }
 }
@@ -119,13 +148,16 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let is_heartbeat = rpc.entries.is_empty();
+        let term = rpc.vote.leader_id.term;
+        let mut entries: Vec<LogEntry> = rpc.entries.into_iter().map(to_stored).collect();
+        let cut_after = self.cut_what_is_refused(&mut entries, term)?;
         let timeout = if is_heartbeat { option.hard_ttl() } else { APPEND_TIMEOUT.max(option.hard_ttl()) };
         let body = wire::encode_append(&AppendMessage {
             partition: self.partition,
             vote: wire_vote(&rpc.vote),
             previous: wire_id(rpc.prev_log_id.as_ref()),
             committed: wire_id(rpc.leader_commit.as_ref()),
-            entries: rpc.entries.into_iter().map(to_stored).collect(),
+            entries,
         });
         let reply = if is_planted(Plant::AckBeforeMajority) && !is_heartbeat {
             let patience = Duration::from_millis(20);
@@ -133,13 +165,18 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         } else {
             self.ask_to_append(body, timeout).await?
         };
+        self.refused_in = matches!(reply, AppendReply::NoRoom).then_some(term);
         match reply {
+            AppendReply::Success if cut_after.is_some() => {
+                Ok(AppendEntriesResponse::PartialSuccess(cut_after.map(log_id)))
+            }
             AppendReply::Success => Ok(AppendEntriesResponse::Success),
             AppendReply::PartialSuccess(id) => Ok(AppendEntriesResponse::PartialSuccess(id.map(log_id))),
             AppendReply::Conflict => Ok(AppendEntriesResponse::Conflict),
             AppendReply::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(raft_vote(vote.into()))),
             AppendReply::NoRoom => Err(unreachable("its disk is full")),
             AppendReply::NotHere { reason } => Err(unreachable(&reason)),
+            AppendReply::Late => Err(late()),
         }
     }
 
@@ -184,6 +221,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 actual: actual.map(log_id),
             })),
             TransferReply::NotHere { reason } => Err(unreachable(&reason)),
+            TransferReply::Late => Err(late()),
         }
     }
 }
@@ -195,6 +233,11 @@ struct Refusal(String);
 /// The peer cannot do it now: openraft backs off.
 fn unreachable(reason: &str) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::new(&Refusal(reason.to_owned())))
+}
+
+/// Whether the peer has done it is not known, as after a call that was lost.
+fn late() -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(&Refusal("its group did not answer in time".to_owned())))
 }
 
 fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
@@ -213,23 +256,70 @@ fn wire_id(id: Option<&LogId>) -> Option<EntryId> {
     id.map(entry_id)
 }
 
-/// Answers a peer's message at its group. `has_room` is asked where records come, and for what is said about this node's disk;
-/// a leader whose message was accepted is noted in `heard`.
-pub(super) async fn answer(
-    raft: &Raft,
-    log: &PartitionLog,
-    message: PeerMessage,
-    has_room: impl Fn(Need) -> bool,
-    heard: &Heard,
-) -> Bytes {
+/// What leaders are told, in one group, about room on this node's disk for new records.
+#[derive(Default)]
+pub(super) struct RoomTold(Mutex<Told>);
+
+#[derive(Default)]
+struct Told {
+    /// When the disk was looked at last, and whether it had room.
+    looked: Option<(Instant, bool)>,
+    /// Who is told that there is no room, and since when.
+    full_since: Option<(WireVote, Instant)>,
+}
+
+impl RoomTold {
+    /// Whether there was room a moment ago, if that is known.
+    fn lately(&self) -> Option<bool> {
+        self.0.lock().looked.filter(|(at, _)| at.elapsed() < LOOKED_WITHIN).map(|(_, new_fits)| new_fits)
+    }
+
+    /// Looks at the disk, and notes what this leader is told now: whether there is room, and whether what it sends may have been on
+    /// its way before it could know that there is none. Of two looks at the same time the one that began later counts.
+    fn tell(&self, leader: WireVote, look: impl FnOnce() -> bool) -> (bool, bool) {
+        let began = Instant::now();
+        let seen = (began, look());
+        let mut told = self.0.lock();
+        let (at, new_fits) = told.looked.filter(|(at, _)| *at > began).unwrap_or(seen);
+        told.looked = Some((at, new_fits));
+        told.full_since = match told.full_since {
+            _ if new_fits => None,
+            Some((told, at)) if told == leader => Some((told, at)),
+            _ => Some((leader, began)),
+        };
+        (new_fits, told.full_since.is_none_or(|(_, at)| at.elapsed() < IN_FLIGHT_FOR))
+    }
+}
+
+/// The parts of a group that answer its peers.
+pub(super) struct Answering<'a> {
+    pub(super) raft: &'a Raft,
+    pub(super) log: &'a PartitionLog,
+    /// A leader whose message was accepted is noted here.
+    pub(super) heard: &'a Heard,
+    pub(super) room_told: &'a RoomTold,
+}
+
+/// Answers a peer's message at its group. `has_room` is asked where records come, and now and then for what is said
+/// about this node's disk.
+pub(super) async fn answer(group: Answering<'_>, message: PeerMessage, has_room: impl Fn(Need) -> bool) -> Bytes {
+    let raft = group.raft;
     match message.0 {
         Asked::Append(message) => {
-            let new_fits = has_room(Need::New);
-            let asked = |need| if need == Need::New { new_fits } else { has_room(need) };
+            let lately = if has_records(&message.entries) { None } else { group.room_told.lately() };
+            let (new_fits, is_recent) = match lately {
+                Some(new_fits) => (new_fits, false),
+                None => group.room_told.tell(message.vote, || has_room(Need::New)),
+            };
+            let asked = |need| match need {
+                Need::New => new_fits,
+                Need::InFlight => is_recent && has_room(need),
+                Need::Admitted => has_room(need),
+            };
             let leader = NodeId::new(message.vote.node);
-            let reply = answer_append(raft, log, message, asked).await;
+            let reply = answer_append(raft, group.log, message, asked).await;
             if matches!(reply, AppendReply::Success | AppendReply::PartialSuccess(_) | AppendReply::Conflict) {
-                heard.note(leader);
+                group.heard.note(leader);
             }
             codec::encode(&AppendAnswer { reply, has_room: new_fits })
         }
@@ -239,18 +329,26 @@ pub(super) async fn answer(
     }
 }
 
+fn is_batch(entry: &LogEntry) -> bool {
+    matches!(entry.body, EntryBody::Batch(_))
+}
+
+fn has_records(entries: &[LogEntry]) -> bool {
+    entries.iter().any(is_batch)
+}
+
 /// How many of the entries this node takes, from the first on. Entries without records and entries that it holds already need no
 /// room. Records of an earlier term come before what the leader says in its own: without them no leader could ever be confirmed, and
-/// earlier leaders left only what was admitted before disks were full. Neither is a reason to take records of this term.
+/// earlier leaders left only what was admitted before disks were full. Records of this term are taken for a moment after the leader
+/// was first told that the disk is full: they were on their way, and would be in the way of the next leader.
 fn admitted(message: &AppendMessage, log: &PartitionLog, has_room: impl Fn(Need) -> bool) -> usize {
-    let has_records = |entry: &&LogEntry| matches!(entry.body, EntryBody::Batch(_));
-    if !message.entries.iter().any(|entry| has_records(&entry)) || has_room(Need::New) {
+    if !has_records(&message.entries) || has_room(Need::New) {
         return message.entries.len();
     }
-    let takes_admitted = has_room(Need::Admitted);
+    let (takes_admitted, takes_in_flight) = (has_room(Need::Admitted), has_room(Need::InFlight));
     let is_admitted = |entry: &LogEntry| entry.id.term < message.vote.term || message.partition.is_meta();
-    let is_refused =
-        |entry: &LogEntry| has_records(&entry) && !(takes_admitted && is_admitted(entry)) && !log.holds(entry.id);
+    let is_taken = |entry: &LogEntry| if is_admitted(entry) { takes_admitted } else { takes_in_flight };
+    let is_refused = |entry: &LogEntry| is_batch(entry) && !is_taken(entry) && !log.holds(entry.id);
     message.entries.iter().position(is_refused).unwrap_or(message.entries.len())
 }
 

@@ -41,6 +41,11 @@ impl PeersRoom {
         self.set(node, SILENT);
     }
 
+    /// Whether a member said last that its disk is full.
+    pub(super) fn is_full(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|state| state.load(Ordering::Relaxed) == FULL)
+    }
+
     /// Forgets everything: this node leads nothing now, so that nobody answers it.
     pub fn forget(&self) {
         self.peers.values().for_each(|state| state.store(UNKNOWN, Ordering::Relaxed));

@@ -95,13 +95,14 @@ impl Message {
                     AppendReply::HigherVote(vote),
                     AppendReply::NoRoom,
                     AppendReply::NotHere { reason: reason() },
+                    AppendReply::Late,
                 ];
                 let answer = |(reply, has_room)| codec::encode(&AppendAnswer { reply, has_room });
                 replies.into_iter().zip([true, false].into_iter().cycle()).map(answer).collect()
             }
             Message::VoteReply => {
-                let replies =
-                    [VoteReply::Answer { vote, granted: true, last }, VoteReply::NotHere { reason: reason() }];
+                let answer = VoteReply::Answer { vote, granted: true, last };
+                let replies = [answer, VoteReply::NotHere { reason: reason() }, VoteReply::Late];
                 replies.iter().map(codec::encode).collect()
             }
             Message::TransferReply => {
@@ -110,6 +111,7 @@ impl Message {
                     TransferReply::VoteChanged { expected: vote, actual: vote },
                     TransferReply::LogNotFlushed { expected: last, actual: None },
                     TransferReply::NotHere { reason: reason() },
+                    TransferReply::Late,
                 ];
                 replies.iter().map(codec::encode).collect()
             }

@@ -6,6 +6,7 @@
 //! * Deliberately absent: openraft's types (`network` converts).
 //! * Source: docs/formats.md "Consensus messages".
 
+use super::config::RaftTimings;
 use crate::store::{EntryBody, EntryId, LogEntry, StoredVote};
 use bytes::Bytes;
 use duramen_common::PartitionId;
@@ -13,6 +14,10 @@ use duramen_common::batch::{BatchError, RecordBatch};
 use duramen_common::codec::{self, CodecError};
 use duramen_common::protocol::service::PEER_FIRST;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long entries on their way to a follower's disk are waited for.
+pub(super) const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Entries for a follower → [`AppendAnswer`].
 pub(super) const SERVICE_APPEND_ENTRIES: u8 = PEER_FIRST;
@@ -83,6 +88,8 @@ pub(super) enum AppendReply {
     NotHere {
         reason: String,
     },
+    /// Its group did not answer in time: what was asked may be done or not.
+    Late,
 }
 
 /// A follower's answer to entries or a heartbeat.
@@ -107,6 +114,7 @@ pub(super) struct VoteMessage {
 pub(super) enum VoteReply {
     Answer { vote: WireVote, granted: bool, last: Option<EntryId> },
     NotHere { reason: String },
+    Late,
 }
 
 /// A leader asks a follower to take over.
@@ -125,6 +133,7 @@ pub(super) enum TransferReply {
     VoteChanged { expected: WireVote, actual: WireVote },
     LogNotFlushed { expected: Option<EntryId>, actual: Option<EntryId> },
     NotHere { reason: String },
+    Late,
 }
 
 /// What a peer asks a group, decoded and checked.
@@ -169,6 +178,34 @@ impl PeerMessage {
             Asked::Append(message) => message.partition,
             Asked::Vote(message) | Asked::PreVote(message) => message.partition,
             Asked::Transfer(message) => message.partition,
+        }
+    }
+
+    /// The service that it is for.
+    pub(super) fn service(&self) -> u8 {
+        match &self.0 {
+            Asked::Append(_) => SERVICE_APPEND_ENTRIES,
+            Asked::Vote(_) => SERVICE_VOTE,
+            Asked::PreVote(_) => SERVICE_PRE_VOTE,
+            Asked::Transfer(_) => SERVICE_TRANSFER_LEADER,
+        }
+    }
+
+    /// How long its sender waits for an answer, more or less.
+    pub(super) fn patience(&self, timings: RaftTimings) -> Duration {
+        match &self.0 {
+            Asked::Append(message) if message.entries.is_empty() => Duration::from_millis(timings.heartbeat_ms),
+            Asked::Append(_) => APPEND_TIMEOUT,
+            Asked::Vote(_) | Asked::PreVote(_) | Asked::Transfer(_) => Duration::from_millis(timings.election_ms_min),
+        }
+    }
+
+    /// What a peer is told when the group it asks has not answered in time.
+    pub(super) fn late(service: u8) -> Bytes {
+        match service {
+            SERVICE_APPEND_ENTRIES => codec::encode(&AppendAnswer { reply: AppendReply::Late, has_room: true }),
+            SERVICE_VOTE | SERVICE_PRE_VOTE => codec::encode(&VoteReply::Late),
+            _ => codec::encode(&TransferReply::Late),
         }
     }
 

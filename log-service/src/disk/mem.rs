@@ -3,7 +3,7 @@
 //! * `crash(seed)` keeps what was synced and, of the rest, what the seed says: each write whole, torn at sectors of 512
 //!   bytes, or not at all; renames and removals since the last `sync_dir` up to some point, in order.
 //! * `kill` ends a process: nothing is lost, and what was not synced may still be lost by a crash later.
-//! * Faults: a quota (writes beyond it answer "no space", announced or not), one failing sync (what it should have made durable never will
+//! * Faults: a quota (writes beyond it answer "no space", announced or not; an allocation takes what there is first, as ext4 does), one failing sync (what it should have made durable never will
 //!   be, unless it is written again), a power cut after so many calls, flipped bits.
 //! * Handles from before a crash answer errors for ever.
 //! * Deliberately absent: latency, reordering of metadata (journaling file systems keep its order).
@@ -477,7 +477,19 @@ impl DiskFile for MemFile {
     }
 
     fn allocate(&self, length: u64) -> io::Result<()> {
-        if length > self.len()? { self.set_len(length) } else { Ok(()) }
+        self.with(|state| {
+            let have = state.files.get(&self.file).map_or(0, |data| data.live.len() as u64);
+            if length <= have {
+                return Ok(());
+            }
+            state.call(DiskCall::Change { path: self.path.clone() })?;
+            let free = state.quota_bytes.map_or(u64::MAX, |quota| quota.saturating_sub(state.used_bytes()));
+            let taken = length.min(have.saturating_add(free));
+            let data = state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            data.live.resize(taken as usize, 0);
+            data.unsynced.push(DataOp::Length(taken));
+            if taken < length { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        })
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

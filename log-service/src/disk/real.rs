@@ -5,7 +5,7 @@
 //! * Deliberately absent: caching of descriptors, direct I/O.
 
 use super::{Claim, Disk, DiskFile, DiskLock, HeldFolder};
-use duramen_common::folder_lock::{FolderLock, FolderLockError, is_under};
+use duramen_common::folder_lock::{FileId, FolderLock, FolderLockError};
 use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -44,7 +44,8 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
-        Ok(Arc::new(RealFile { file }))
+        let id = FileId::of(&file)?;
+        Ok(Arc::new(RealFile { file, id }))
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -109,6 +110,7 @@ impl HeldFolder for FolderLock {
 
 struct RealFile {
     file: File,
+    id: FileId,
 }
 
 impl DiskFile for RealFile {
@@ -166,6 +168,6 @@ impl DiskFile for RealFile {
     }
 
     fn is_named(&self, path: &Path) -> io::Result<bool> {
-        is_under(&self.file, path)
+        self.id.is_under(path)
     }
 }

@@ -4,6 +4,7 @@ use crate::consensus::GroupFailure;
 use crate::store::StoreError;
 use duramen_common::NodeId;
 use duramen_common::files::TooFewFiles;
+use duramen_common::shortage::is_no_space;
 use std::path::PathBuf;
 
 /// Why a log node did not start or could not go on.
@@ -57,9 +58,22 @@ pub enum StartError {
         /// Whose log.
         partition: String,
     },
+    /// The disk is full, or a quota on it is used up.
+    #[error(
+        "{what} {}: there is no space ({reason}); free some on this file system or raise the quota, and start this node again. \
+         Nothing in its data folder is damaged: leave the folder as it is", file.display()
+    )]
+    NoSpace {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        file: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// The store does not open.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// A group does not run.
     #[error(transparent)]
     Group(#[from] GroupFailure),
@@ -80,4 +94,33 @@ pub enum StartError {
         /// Why the peers did not help.
         reason: String,
     },
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> StartError {
+        match error {
+            StoreError::Io { what, file, source } if is_no_space(&source) => {
+                StartError::NoSpace { what, file, reason: source.to_string() }
+            }
+            error => StartError::Store(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    /// Goal: who starts a node on a full disk is told so, and not to wipe anything. Method: what the store says when it finds no
+    /// space, and when it meets another error.
+    #[test]
+    fn a_store_without_space_is_no_reason_to_wipe_a_folder() {
+        let failed = |kind: ErrorKind| StartError::from(StoreError::io("writing", "a.segment".as_ref(), kind.into()));
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            let text = failed(kind).to_string();
+            assert!(text.contains("there is no space") && text.contains("leave the folder as it is"), "{text}");
+        }
+        assert!(matches!(failed(ErrorKind::PermissionDenied), StartError::Store(_)));
+    }
 }

@@ -35,6 +35,8 @@ fn need(config: &LogNodeConfig, partitions: u16) -> u64 {
     store + NODE + CALLS_A_PEER * config.peers.len() as u64 + SPARE + EXTRA_CALLERS_MAX as u64
 }
 
+const FEW_FILES: &str = "few files may be open: the ports take fewer connections (raise ulimit -Hn, LimitNOFILE=)";
+
 /// Divides what there is; says so where the ports get less than usual.
 pub(super) fn divide(config: &LogNodeConfig, partitions: u16) -> Result<Connections, TooFewFiles> {
     let usual = Connections { rpc: TcpServerConfig::default().connections_max, http: config.http.connections_max };
@@ -44,11 +46,11 @@ pub(super) fn divide(config: &LogNodeConfig, partitions: u16) -> Result<Connecti
     let given = files.divide(need, &[wish(usual.rpc), wish(usual.http)])?;
     let &[rpc, http] = &given[..] else { return Ok(usual) };
     let connections = Connections { rpc, http };
-    if connections != usual {
-        tracing::warn!(
-            node = %config.node, files = files.limit, set_aside = need, ?connections, ?usual,
-            "few files may be open: the ports take fewer connections (raise ulimit -Hn, LimitNOFILE=)"
-        );
+    let (node, files) = (config.node, files.limit);
+    if rpc < usual.rpc / 4 || http < usual.http / 4 {
+        tracing::warn!(%node, files, set_aside = need, ?connections, ?usual, "{FEW_FILES}");
+    } else if connections != usual {
+        tracing::info!(%node, files, set_aside = need, ?connections, ?usual, "{FEW_FILES}");
     }
     Ok(connections)
 }

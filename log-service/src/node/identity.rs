@@ -11,6 +11,7 @@ use super::error::StartError;
 use crate::disk::{Disk, DiskFile};
 use duramen_common::protocol::LogNodeInfo;
 use duramen_common::seams::Entropy;
+use duramen_common::shortage::is_no_space;
 use duramen_common::{HistoryId, NodeId, StoreId, codec};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -170,13 +171,20 @@ impl IdentityFile {
             Ok(_) => Err(self.unreadable("another file has taken its place while this node runs".to_owned())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 tracing::warn!(file = %path.display(), "the identity file was removed while this node runs: written again");
-                self.save(identity)
+                match self.save(identity) {
+                    // It is looked at again, and written once there is space.
+                    Err(StartError::NoSpace { .. }) => Ok(()),
+                    saved => saved,
+                }
             }
             Err(_) => Ok(()),
         }
     }
 
     fn failed(&self, error: &std::io::Error) -> StartError {
+        if is_no_space(error) {
+            return StartError::NoSpace { what: "writing", file: self.folder.join(FILE), reason: error.to_string() };
+        }
         self.unreadable(error.to_string())
     }
 
@@ -258,6 +266,29 @@ mod tests {
             disk.crash(seed);
             assert_eq!(file.load_or_mint(NodeId::new(1), &SystemEntropy).unwrap(), formed(&blank), "seed {seed}");
         }
+    }
+
+    /// Goal: a full disk is called that, and nobody is told to wipe the folder. Method: no space when the file is written first, when
+    /// it is written again, and when a running node writes it again; then there is some.
+    #[test]
+    fn a_full_disk_does_not_pass_for_a_damaged_identity() {
+        let disk = MemDisk::new();
+        let file = IdentityFile::new(Arc::new(disk.clone()), Path::new("/data"));
+        disk.set_quota(Some(0));
+        let is_no_space = |error: StartError| {
+            let text = error.to_string();
+            assert!(matches!(error, StartError::NoSpace { .. }) && !text.contains("wipe"), "{text}");
+        };
+        is_no_space(file.load_or_mint(NodeId::new(1), &SystemEntropy).unwrap_err());
+        disk.set_quota(None);
+        let blank = file.load_or_mint(NodeId::new(1), &SystemEntropy).unwrap();
+        disk.set_quota(Some(0));
+        is_no_space(file.save(&formed(&blank)).unwrap_err());
+        disk.remove(&Path::new("/data").join(FILE)).unwrap();
+        file.check(&blank).unwrap();
+        disk.set_quota(None);
+        file.check(&blank).unwrap();
+        assert_eq!(file.load_or_mint(NodeId::new(1), &SystemEntropy).unwrap(), blank);
     }
 
     /// Goal: no bit of the file may change unseen. Method: flip each.

@@ -4,9 +4,11 @@
 //!   gets no vote from it, to whom a leader that its followers cannot call hands over.
 //! * A leader must be called: by followers that pass something on, and by clients, which use the same addresses. One that
 //!   calls others, while they cannot call it, leads well as far as Raft sees, and serves nobody.
-//! * Invariant: nobody is kept from leading, and nobody hands over, unless the other members can form a majority without it.
+//! * Invariant: nobody is kept from leading, and nobody hands over, unless a majority of the members say that they cannot call it,
+//!   and one of them can call enough of the others to win an election.
 //! * Deliberately absent: calls, clocks, words for people (`problems`).
 
+use duramen_common::planted::{Plant, is_planted};
 use duramen_common::{NodeId, PartitionId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +35,8 @@ pub struct PeerReport {
     pub cannot_call: Vec<NodeId>,
     /// Partitions that it leads although no majority answers it.
     pub without_majority: Vec<PartitionId>,
+    /// Its groups run, so that it can vote.
+    pub votes: bool,
 }
 
 impl PeerReport {
@@ -58,7 +62,6 @@ pub(super) struct Failing {
 pub(super) struct PeerEntry {
     /// Set while calls to it fail.
     pub(super) failing: Option<Failing>,
-    answered: Option<Instant>,
     report: Option<(Instant, PeerReport)>,
 }
 
@@ -84,7 +87,6 @@ impl PeerBook {
     pub(super) fn answered(&mut self, node: NodeId, report: PeerReport, now: Instant) {
         if let Some(entry) = self.peers.get_mut(&node) {
             entry.failing = None;
-            entry.answered = Some(now);
             entry.report = Some((now, report));
         }
     }
@@ -121,20 +123,48 @@ impl PeerBook {
         self.peers.keys().copied().filter(|&node| self.is_unreachable(node, now)).collect()
     }
 
-    /// Whether a candidate is kept from leading by this node: it cannot be called, and the others can do without it.
-    pub(super) fn refuses_vote(&self, candidate: NodeId, now: Instant) -> bool {
-        let is_here = |entry: &PeerEntry| {
-            entry.answered.is_some_and(|answered| now.duration_since(answered) < self.unreachable_after)
-        };
-        let others = self.peers.iter().filter(|&(&node, entry)| node != candidate && is_here(entry)).count();
-        self.is_unreachable(candidate, now) && others + 1 >= self.majority()
+    /// Whether a candidate is kept from leading by this node: it cannot be called from here, and those who say the same can do
+    /// without it.
+    pub(super) fn refuses_vote(&self, me: NodeId, candidate: NodeId, now: Instant) -> bool {
+        if is_planted(Plant::UnreachableMayLead) || !self.is_unreachable(candidate, now) {
+            return false;
+        }
+        let mut complaining = self.complaining(candidate, now);
+        complaining.push((me, self.cannot_call(now)));
+        !self.winners(&complaining).is_empty()
     }
 
     /// To whom a leader hands over because they cannot call it; nobody unless they form a majority by themselves.
     pub(super) fn heirs(&self, me: NodeId, now: Instant) -> Vec<NodeId> {
-        let complains = |&node: &NodeId| self.report(node, now).is_some_and(|report| report.cannot_call.contains(&me));
-        let complaining: Vec<NodeId> = self.peers.keys().copied().filter(complains).collect();
-        if complaining.len() >= self.majority() { complaining } else { Vec::new() }
+        if is_planted(Plant::UnreachableMayLead) {
+            return Vec::new();
+        }
+        self.winners(&self.complaining(me, now))
+    }
+
+    /// Whether a peer votes, and can call enough of the members to win an election, by its own account.
+    pub(super) fn can_win(&self, node: NodeId, now: Instant) -> bool {
+        let members = self.peers.len() + 1;
+        let can =
+            |report: &PeerReport| report.votes && members.saturating_sub(report.cannot_call.len()) >= self.majority();
+        self.report(node, now).is_some_and(can)
+    }
+
+    /// The other members that vote and say that they cannot call this one, each with all whom it cannot call.
+    fn complaining(&self, of: NodeId, now: Instant) -> Vec<(NodeId, Vec<NodeId>)> {
+        let complaint = |&node: &NodeId| {
+            let report = self.report(node, now).filter(|report| report.votes && report.cannot_call.contains(&of))?;
+            Some((node, report.cannot_call.clone()))
+        };
+        self.peers.keys().filter(|&&node| node != of).filter_map(complaint).collect()
+    }
+
+    /// Those of the complaining nodes that could lead the others: they can call so many of them that these are a majority.
+    fn winners(&self, complaining: &[(NodeId, Vec<NodeId>)]) -> Vec<NodeId> {
+        let followers =
+            |cannot_call: &[NodeId]| complaining.iter().filter(|(node, _)| !cannot_call.contains(node)).count();
+        let can_win = |(_, cannot_call): &&(NodeId, Vec<NodeId>)| followers(cannot_call) >= self.majority();
+        complaining.iter().filter(can_win).map(|&(node, _)| node).collect()
     }
 
     fn majority(&self) -> usize {

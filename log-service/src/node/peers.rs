@@ -36,6 +36,7 @@ pub(super) fn own_report(shared: &Shared) -> PeerReport {
     PeerReport {
         members: shared.config.peers.iter().map(member).collect(),
         cannot_call: shared.book.lock().cannot_call(Instant::now()),
+        votes: running.is_some() && shared.failure.borrow().is_none(),
         without_majority: running.map(|running| led_without_majority(shared, &running)).unwrap_or_default(),
     }
 }
@@ -104,13 +105,36 @@ async fn hand_over(shared: &Shared, running: &Running) {
         return;
     }
     let led = running.all().filter(|partition| matches!(*partition.group.leading().borrow(), Leading::Here { .. }));
-    for (partition, to) in led.zip(heirs.iter().cycle()) {
-        let addr = shared.peers.get(&me).map_or("?", |peer| peer.addr.as_str());
-        tracing::warn!(
-            node = %me, partition = %partition.id, %to,
-            "{} of the other log nodes cannot call this node, which has the address {addr} in its own `members`: handing over",
-            heirs.len()
-        );
-        partition.group.transfer_leader(*to).await;
+    for (number, partition) in led.enumerate() {
+        for to in in_turn(&heirs, number) {
+            if partition.group.transfer_leader(to).await {
+                let addr = shared.peers.get(&me).map_or("?", |peer| peer.addr.as_str());
+                tracing::warn!(
+                    node = %me, partition = %partition.id, %to,
+                    "a majority of the log nodes cannot call this node, which has the address {addr} in its own `members`: \
+                     handing over"
+                );
+                break;
+            }
+        }
+    }
+}
+
+/// All heirs, beginning with another one for each partition, so that leaders are spread. One that is behind is passed over.
+fn in_turn(heirs: &[NodeId], number: usize) -> impl Iterator<Item = NodeId> {
+    let first = number.checked_rem(heirs.len()).unwrap_or_default();
+    heirs.iter().copied().cycle().skip(first).take(heirs.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_partition_tries_every_heir_and_each_begins_with_another() {
+        let heirs = [2, 3, 5].map(NodeId::new);
+        let order = |number| in_turn(&heirs, number).map(NodeId::get).collect::<Vec<_>>();
+        assert_eq!([order(0), order(1), order(2), order(3)], [[2, 3, 5], [3, 5, 2], [5, 2, 3], [2, 3, 5]]);
+        assert_eq!(in_turn(&[], 3).count(), 0);
     }
 }

@@ -66,8 +66,8 @@ pub(super) fn problems(shared: &Shared, running: &Running) -> Vec<Trouble> {
     let alone: Vec<PartitionId> = led_without_majority(shared, running);
     if !alone.is_empty() {
         let text = format!(
-            "this node leads {} and no majority of the log nodes answers it: writes and linearizable reads fail until \
-             more log nodes run and are reached",
+            "this node leads {} and no majority of the log nodes answers it or takes its entries: writes and linearizable \
+             reads fail until more log nodes run, are reached and have space",
             partitions_named(&alone)
         );
         found.push(Trouble { sort: ProblemSort::NoMajority, node: me, text });

@@ -13,7 +13,7 @@ use crate::consensus::Leading;
 use crate::store::Need;
 use duramen_common::{NodeId, codec};
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -81,12 +81,14 @@ async fn hand_over(shared: &Shared, running: &Running, why: &str) {
     }
 }
 
+/// The peers that have room and could win an election. One that cannot call enough of the others would never lead.
 async fn peers_with_room(shared: &Shared) -> Vec<NodeId> {
     let mut with_room = Vec::new();
     for (&node, peer) in shared.peers.iter().filter(|&(&node, _)| node != shared.config.node) {
         let answer = shared.transport.call(peer, SERVICE_DESCRIBE, codec::encode(&()), ASK_TIMEOUT).await;
         let description = answer.ok().and_then(|bytes| codec::decode::<Description>(&bytes).ok());
-        if description.is_some_and(|description| description.has_room) {
+        let can_win = shared.book.lock().can_win(node, Instant::now());
+        if can_win && description.is_some_and(|description| description.has_room) {
             with_room.push(node);
         }
     }

@@ -148,7 +148,7 @@ async fn describe(shared: &Shared) -> Description {
 /// candidate waits: nodes that form a cluster or start together need no second election.
 async fn consensus(shared: &Shared, caller: NodeId, service: u8, body: &Bytes) -> Bytes {
     if PeerMessage::asks_for_vote(service) {
-        if shared.book.lock().refuses_vote(caller, Instant::now()) {
+        if shared.book.lock().refuses_vote(shared.config.node, caller, Instant::now()) {
             let reason = format!("node {caller} cannot be called from node {}, and must not lead", shared.config.node);
             return PeerMessage::not_here(service, reason);
         }

@@ -116,7 +116,7 @@ impl Shared {
             dedup_window: self.config.dedup_window,
             has_room: self
                 .running()
-                .is_none_or(|running| running.store.has_room(Need::New) && !running.store.is_short()),
+                .is_some_and(|running| running.store.has_room(Need::New) && !running.store.is_short()),
         }
     }
 

@@ -27,6 +27,8 @@ use tokio::time::{sleep, timeout};
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a file that found no space is written again.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_WHEN_REFUSED: Duration = Duration::from_secs(5);
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -64,12 +66,27 @@ pub(super) async fn form(shared: &Shared) -> Result<Cluster, StartError> {
             NextStep::Adopt { cluster } => cluster,
             NextStep::Mint { stores } => mint(shared, &me, &stores),
         };
-        let identity = Identity { cluster: Some(cluster.clone()), ..shared.identity() };
-        shared.identity_file.save(&identity)?;
-        *shared.identity.write() = identity;
+        note(shared, Identity { cluster: Some(cluster.clone()), ..shared.identity() }).await?;
         tracing::info!(node = %me.node, history = %cluster.history, "this node belongs to the cluster");
         return Ok(cluster);
     }
+}
+
+/// Writes what this node is from now on. On a full disk it waits for space.
+async fn note(shared: &Shared, identity: Identity) -> Result<(), StartError> {
+    loop {
+        match shared.identity_file.save(&identity) {
+            Err(error @ StartError::NoSpace { .. }) => {
+                shared.set_stage(error.to_string());
+                tracing::warn!(node = %shared.config.node, %error, "trying again");
+                sleep(SAVE_AGAIN).await;
+            }
+            Err(error) => return Err(error),
+            Ok(()) => break,
+        }
+    }
+    *shared.identity.write() = identity;
+    Ok(())
 }
 
 fn mint(shared: &Shared, me: &Description, stores: &[(NodeId, duramen_common::StoreId)]) -> Cluster {
@@ -273,9 +290,7 @@ pub(super) async fn settle(shared: &Arc<Shared>, running: &Arc<Running>) -> Resu
         while !running.all().all(|partition| partition.log.has_durable_entry()) {
             sleep(LOOK_AGAIN).await;
         }
-        let identity = Identity { groups_made: true, ..shared.identity() };
-        shared.identity_file.save(&identity)?;
-        *shared.identity.write() = identity;
+        note(shared, Identity { groups_made: true, ..shared.identity() }).await?;
     }
     Ok(())
 }

@@ -122,7 +122,7 @@ impl StoreError {
 
     /// Whether only space was missing: nothing is damaged, and the same can be tried again.
     pub(crate) fn is_no_space(&self) -> bool {
-        matches!(self, StoreError::Io { source, .. } if super::reserve::is_no_space(source))
+        matches!(self, StoreError::Io { source, .. } if duramen_common::shortage::is_no_space(source))
     }
 }
 

@@ -32,6 +32,9 @@ use tokio::sync::{Notify, watch};
 /// Bytes of batches read at once while the duplicate table is rebuilt.
 const REBUILD_BYTES: usize = 4 * 1024 * 1024;
 
+/// Bytes read at once where only zeros should be.
+const ZEROS_READ_BYTES: usize = 64 * 1024;
+
 /// A segment file whose header was read.
 pub(super) struct Found {
     pub header: SegmentHeader,
@@ -225,13 +228,16 @@ pub(super) fn survey(place: &Place) -> Result<Survey, StoreError> {
     }
     let mut live: Vec<Found> = Vec::new();
     let mut dead = Vec::new();
-    while let Some(candidate) = found.pop() {
+    while let Some(mut candidate) = found.pop() {
         let Some(wanted) = live.last().map(|last| (last.header, last.path.clone())) else {
             live.push(candidate);
             continue;
         };
         match wanted.0.previous {
             Some((sequence, end)) if sequence == candidate.header.sequence => {
+                if candidate.length > end && is_zeros_after(place, &candidate, end)? {
+                    cut(place, &mut candidate, end)?;
+                }
                 if end != candidate.length {
                     return Err(missing(&candidate.path, candidate.length.min(end), candidate.header.base_index));
                 }
@@ -250,6 +256,31 @@ pub(super) fn survey(place: &Place) -> Result<Survey, StoreError> {
     }
     live.reverse();
     Ok(Survey { live, dead })
+}
+
+/// Whether a closed segment is longer than its successor says by space that was taken ahead and never written.
+fn is_zeros_after(place: &Place, found: &Found, end: u64) -> Result<bool, StoreError> {
+    let file = found.open(place)?;
+    let mut piece = vec![0; ZEROS_READ_BYTES];
+    let mut position = end;
+    while position < found.length {
+        let count = place.io("reading", &found.path, file.read_at(&mut piece, position))?;
+        if count == 0 || piece.iter().take(count).any(|&byte| byte != 0) {
+            return Ok(count == 0);
+        }
+        position += count as u64;
+    }
+    Ok(true)
+}
+
+/// Cuts a closed segment to its end, durably.
+fn cut(place: &Place, found: &mut Found, end: u64) -> Result<(), StoreError> {
+    tracing::warn!(file = %found.path.display(), length = found.length, end, "empty space after a segment's end is cut off");
+    let file = found.open(place)?;
+    place.io("cutting", &found.path, file.set_len(end))?;
+    place.io("syncing", &found.path, file.sync_data())?;
+    found.length = end;
+    Ok(())
 }
 
 fn missing(path: &Path, position: u64, index: u64) -> StoreError {

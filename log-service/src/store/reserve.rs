@@ -10,6 +10,7 @@
 
 use super::StoreError;
 use crate::disk::{Disk, DiskFile};
+use duramen_common::shortage::is_no_space;
 use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 pub enum Need {
     /// Records that a client asks for now.
     New,
+    /// Records that were on their way when the disk became full, and those of the cluster's own log.
+    InFlight,
     /// Records that were admitted by an earlier leader, and what the cluster writes for itself: later entries can only follow
     /// once these are taken.
     Admitted,
@@ -48,11 +51,6 @@ pub struct Reserve {
 struct Held {
     file: Option<Arc<dyn DiskFile>>,
     bytes: u64,
-}
-
-/// Whether the disk, or a quota on it, has no room for a write.
-pub fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl Reserve {
@@ -90,7 +88,9 @@ impl Reserve {
         }
         match need {
             Need::New => held >= self.file_bytes() && free.saturating_add(held) >= self.reserve_bytes,
-            Need::Admitted => held > 0 && free >= self.file_bytes(),
+            Need::InFlight => held > 0 && free >= self.file_bytes(),
+            // The rest of the file is for what needs next to no room.
+            Need::Admitted => held > self.file_bytes() / 2 || (held > 0 && free >= self.file_bytes()),
         }
     }
 

@@ -15,13 +15,14 @@ use super::frame::{
     seal,
 };
 use super::handles::{Handle, OpenFiles};
-use super::reserve::{Reserve, is_no_space};
+use super::reserve::Reserve;
 use super::segment::{Point, Segment};
 use super::types::{LogEntry, SmallState, StoreConfig, StoreIdentity};
 use crate::disk::{Disk, DiskFile};
 use duramen_common::ids::{Offset, PartitionId};
 use duramen_common::planted::{Plant, is_planted};
 use duramen_common::seams::Entropy;
+use duramen_common::shortage::is_no_space;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,7 +77,6 @@ pub struct Writer {
     at: Point,
     last_term: u64,
     durable: u64,
-    allocated: u64,
     heads: Vec<Gathered>,
     gathered_bytes: u64,
     points: Vec<Point>,
@@ -187,7 +187,6 @@ impl Place {
             }
             return Err(StoreError::io("syncing", &self.folder, error));
         }
-        let allocated = self.io("measuring", &path, file.len())?;
         let handle = Handle::kept(&self.disk, &path, &self.files, Arc::clone(&file));
         let segment = Arc::new(Segment::new(header, handle, filled.position, true));
         Ok(Writer {
@@ -197,7 +196,6 @@ impl Place {
             at: filled,
             last_term: entries.last().map_or(base.term, |last| last.id.term),
             durable: filled.position,
-            allocated,
             heads: Vec::new(),
             gathered_bytes: 0,
             points: Vec::new(),
@@ -342,8 +340,10 @@ impl Writer {
                 Err(error) if is_no_space(&error) && self.place.reserve.give() => {
                     // Half of what was given is taken at once, for the next small frames, before anybody else takes it.
                     let ahead = self.at.position + self.place.reserve.piece_bytes() / 2;
-                    if file.allocate(ahead).is_ok() {
-                        self.allocated = self.allocated.max(ahead);
+                    match file.allocate(ahead) {
+                        // Part of it may be taken all the same; the write finds out whether it fits.
+                        Err(error) if is_no_space(&error) => {}
+                        allocated => self.place.io("reserving", self.segment.path(), allocated)?,
                     }
                 }
                 Err(error) => return Err(StoreError::io("writing", self.segment.path(), error)),
@@ -383,8 +383,9 @@ impl Writer {
         self.write()?;
         self.sync()?;
         let end = self.at.position;
-        if self.allocated > end {
-            let path = self.segment.path();
+        let path = self.segment.path();
+        // Its real length: an allocation that failed may have made the file longer, too.
+        if self.place.io("measuring", path, self.file.len())? > end {
             self.place.io("cutting", path, self.file.set_len(end))?;
             self.place.io("syncing", path, self.file.sync_data())?;
         }

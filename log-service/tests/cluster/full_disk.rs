@@ -1,6 +1,6 @@
 //! Full disks, as a cluster meets them: what needs no room goes on.
 
-use crate::support::{Caller, Cluster, Failure, events, eventually, first_of};
+use crate::support::{Caller, Cluster, Failure, Tune, events, eventually, first_of};
 use duramen_common::protocol::LogRefusal;
 use duramen_log_service::disk::MemDisk;
 use std::collections::BTreeMap;
@@ -10,11 +10,15 @@ use std::sync::Arc;
 const RESERVE: u64 = 512 * 1024;
 
 pub async fn on_memory(count: u64) -> (Cluster, BTreeMap<u64, MemDisk>) {
-    let mut cluster = Cluster::configured(count, |config| {
+    on_memory_with(count, |_| {}).await
+}
+
+async fn on_memory_with(count: u64, tune: Tune) -> (Cluster, BTreeMap<u64, MemDisk>) {
+    let mut cluster = Cluster::configured(count, tune).await;
+    for config in cluster.configs.values_mut() {
         config.store.segment_bytes = 256 * 1024;
         config.store.reserve_bytes = RESERVE;
-    })
-    .await;
+    }
     let disks: BTreeMap<u64, MemDisk> = (1..=count).map(|node| (node, MemDisk::new())).collect();
     for (&node, disk) in &disks {
         cluster.disks.insert(node, Arc::new(disk.clone()));
@@ -135,9 +139,10 @@ async fn a_single_node_on_a_full_disk_is_restarted_again_and_again() {
     cluster.stop_all().await;
 }
 
-/// Goal: records that a leader proposed just before it learned that its follower is full do not stop the next leader: its blank
-/// entry comes after them. Method: two of three nodes run; the follower fills up, and at the same moment the leader is asked to
-/// append, until it has an entry that the follower refused; then it is restarted, and only it can be elected.
+/// Goal: records that a leader proposed just before it learned that its follower is full do not stop the next leader, however full the
+/// follower becomes later: its blank entry comes after them. Method: two of three nodes run; the follower's disk becomes full, and at
+/// the same moment the leader is asked to append, until it has proposed; then the follower's disk is filled completely and the leader
+/// is restarted. Only it can be elected.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_in_flight_when_the_disk_fills_do_not_stop_the_next_leader() {
     let (mut cluster, disks) = on_memory(3).await;
@@ -156,7 +161,7 @@ async fn records_in_flight_when_the_disk_fills_do_not_stop_the_next_leader() {
         let disk = &disks[&follower];
         disk.set_quota(Some(disk.used_bytes() + RESERVE / 3));
         match cluster.caller.append_once(leader, 0, &events(id, 1), 0, 300).await {
-            Err(Failure::Refusal(LogRefusal::OutcomeUnknown { .. })) => break,
+            Ok(_) | Err(Failure::Refusal(LogRefusal::OutcomeUnknown { .. })) => break,
             Err(Failure::Refusal(LogRefusal::LogFull { .. })) => {}
             other => panic!("{other:?}"),
         }
@@ -164,12 +169,88 @@ async fn records_in_flight_when_the_disk_fills_do_not_stop_the_next_leader() {
         first_of(&cluster.caller.append(0, &events(id + 1, 1)).await);
         (end, id) = (end + 1, id + 2);
     }
+    fill(&disks[&follower]);
     cluster.stop(leader).await;
     cluster.start(leader).await.unwrap();
     cluster.wait_ready().await;
-    // The record is committed with the blank entry after it.
+    // The record is committed, at the latest with the blank entry after it.
     reads_go_on(&cluster, end + 1).await;
     assert!(is_refused(&cluster.caller, cluster.leader(0).await, 3_000).await);
+    cluster.stop_all().await;
+}
+
+/// Goal: the same for records that a full follower has refused, because it was full for long. Method: the leader and a third node go
+/// on without the full follower; the third one is stopped while records are on their way, until one has no outcome; then the leader
+/// is restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_a_full_follower_has_refused_do_not_stop_the_next_leader() {
+    let (mut cluster, disks) = on_memory(3).await;
+    cluster.caller.append(0, &events(0, 5)).await;
+    let leader = cluster.leader(0).await;
+    let others: Vec<u64> = (1..=3).filter(|&node| node != leader).collect();
+    for &node in cluster.nodes.keys() {
+        cluster.caller.read_all(node, 0, 5).await;
+    }
+    let (third, follower) = (others[0], others[1]);
+    disks[&follower].set_quota(Some(disks[&follower].used_bytes() + RESERVE / 3));
+    let (mut end, mut id) = (5, 1_000);
+    loop {
+        let caller = cluster.caller.clone();
+        let going_on = async {
+            loop {
+                id += 1;
+                match caller.append_once(leader, 0, &events(id, 1), 0, 300).await {
+                    Ok(_) => end += 1,
+                    Err(failure) => return failure,
+                }
+            }
+        };
+        let (failure, ()) = tokio::join!(going_on, cluster.stop(third));
+        match failure {
+            Failure::Refusal(LogRefusal::OutcomeUnknown { .. }) => break,
+            Failure::Refusal(LogRefusal::LogFull { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        cluster.start(third).await.unwrap();
+        cluster.wait_ready().await;
+        eventually("appends go on", async || !is_refused(&cluster.caller, leader, 1 << 20).await).await;
+        end = cluster.caller.tail(leader, 0).await.unwrap().get();
+        assert!(id < 100_000, "no entry was ever in flight");
+    }
+    cluster.stop(leader).await;
+    cluster.start(leader).await.unwrap();
+    cluster.wait_ready().await;
+    reads_go_on(&cluster, end + 1).await;
+    cluster.stop_all().await;
+}
+
+/// Goal: who waits behind records that a full disk holds up is refused by name, and does not wait out its time. Method: one batch may
+/// be in flight; two of three nodes run, and the follower's disk is full when a record is on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_behind_one_that_a_full_disk_holds_up_is_refused() {
+    let (mut cluster, disks) = on_memory_with(3, |config| config.limits.batches_in_flight_max = 1).await;
+    cluster.caller.append(0, &events(0, 5)).await;
+    let leader = cluster.leader(0).await;
+    let others: Vec<u64> = (1..=3).filter(|&node| node != leader).collect();
+    cluster.stop(others[0]).await;
+    let disk = &disks[&others[1]];
+    let mut id = 1_000;
+    loop {
+        assert!(id < 2_000, "no entry was ever in flight");
+        fill(disk);
+        match cluster.caller.append_once(leader, 0, &events(id, 1), 0, 300).await {
+            Err(Failure::Refusal(LogRefusal::OutcomeUnknown { .. })) => break,
+            Err(Failure::Refusal(LogRefusal::LogFull { .. })) => {}
+            other => panic!("{other:?}"),
+        }
+        disk.set_quota(None);
+        first_of(&cluster.caller.append(0, &events(id + 1, 1)).await);
+        id += 2;
+    }
+    assert!(is_refused(&cluster.caller, leader, 3_000).await);
+    assert!(is_refused(&cluster.caller, leader, 3_001).await);
+    disk.set_quota(None);
+    first_of(&cluster.caller.append(0, &events(4_000, 1)).await);
     cluster.stop_all().await;
 }
 

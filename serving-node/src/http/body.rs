@@ -6,7 +6,7 @@
 use super::errors::Failure;
 use bytes::{Bytes, BytesMut};
 use duramen_common::ProblemKind;
-use duramen_transport::http::BodyError;
+use duramen_transport::http::{BodyError, Overtime};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use std::convert::Infallible;
@@ -21,6 +21,16 @@ pub(crate) enum RequestBody {
     Incoming(duramen_transport::http::RequestBody),
     /// All of it, or nothing (any more).
     Full(Option<Bytes>),
+}
+
+impl RequestBody {
+    /// What the request hears of a stop through its connection, if it came by one. Handed out once.
+    pub(crate) fn take_overtime(&mut self) -> Option<Overtime> {
+        match self {
+            RequestBody::Incoming(body) => body.take_overtime(),
+            RequestBody::Full(_) => None,
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -133,7 +143,7 @@ pub(crate) async fn read(body: &mut RequestBody, limit: usize, what: &str) -> Re
 /// Why there is no more of a body, as an answer. Nothing was done with it.
 fn of_body(error: &BodyError) -> Failure {
     let kind = match error {
-        BodyError::Broken { .. } | BodyError::TooSlow { .. } => ProblemKind::BadRequest,
+        BodyError::Broken { .. } | BodyError::CutOff | BodyError::TooSlow { .. } => ProblemKind::BadRequest,
         BodyError::NoRoom { .. } => ProblemKind::Overloaded,
         BodyError::Stopping => ProblemKind::NoLeader,
     };

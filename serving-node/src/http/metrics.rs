@@ -81,6 +81,7 @@ pub(crate) struct Metrics {
     index_wipes: Family<CauseLabels, Counter>,
     index_checked: Gauge,
     index_expected: Gauge,
+    index_waits: Gauge,
     index_scrubs: Counter,
     index_scrubbed: Counter,
     /// Counted by the process, shown here.
@@ -123,6 +124,7 @@ impl Metrics {
             index_wipes: Family::default(),
             index_checked: Gauge::default(),
             index_expected: Gauge::default(),
+            index_waits: Gauge::default(),
             index_scrubs: Counter::default(),
             index_scrubbed: Counter::default(),
             lines_dropped_so_far,
@@ -153,7 +155,9 @@ impl Metrics {
         registry.register("index_check_entries", checked, metrics.index_checked.clone());
         let expected = "Entries of the index that the check at start expects";
         registry.register("index_check_entries_expected", expected, metrics.index_expected.clone());
-        registry.register("index_scrubs", "Scrubs of the whole index that ended", metrics.index_scrubs.clone());
+        let waits = "1 while the index's disk is full: see problems of /v1/status";
+        registry.register("index_waits_for_space", waits, metrics.index_waits.clone());
+        registry.register("index_scrubs", "Scrubs of the whole index that found it good", metrics.index_scrubs.clone());
         registry.register("index_scrub_entries", "Entries that scrubs found good", metrics.index_scrubbed.clone());
         let dropped = "Log lines of the process that stderr did not take";
         registry.register("log_lines_dropped", dropped, metrics.lines_dropped.clone());
@@ -192,6 +196,7 @@ impl Metrics {
         let (scrubs, scrubbed) = health.scrubbed();
         self.index_scrubs.inner().store(scrubs, Ordering::Relaxed);
         self.index_scrubbed.inner().store(scrubbed, Ordering::Relaxed);
+        self.index_waits.set(i64::from(health.waits_for_space()));
         self.index_checked.set(i64::try_from(checked).unwrap_or(i64::MAX));
         self.index_expected.set(i64::try_from(expected).unwrap_or(i64::MAX));
     }

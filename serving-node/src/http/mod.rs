@@ -133,6 +133,9 @@ impl Api {
 
     /// The partitions, once they are there.
     fn partitions(&self) -> Result<&Partitions, Failure> {
+        if let Some(why) = self.health.cannot_open() {
+            return self.partitions.get().ok_or_else(|| Failure::starting(format!("this node is starting: {why}")));
+        }
         self.partitions.get().ok_or_else(|| match self.health.check.entries() {
             (0, _) => Failure::starting("this node is starting: it has not reached the log yet"),
             (entries, expected) => Failure::starting(format!(

@@ -10,10 +10,12 @@ use super::extract::Query;
 use super::{batch, feed, guard, kv, scan, status, txn};
 use duramen_common::ProblemKind;
 use duramen_common::understood::{self, Takes};
+use duramen_transport::http::Overtime;
 use hyper::body::Body as _;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -100,9 +102,12 @@ pub(crate) async fn answer(api: &Api, request: Request<RequestBody>) -> Response
         Ok(admitted) => {
             let mut response = match guard::preflight(&parts, &admitted) {
                 Some(response) => response,
-                None => in_time(api, &parts, handle(api, &parts, &mut body, route, rest))
-                    .await
-                    .unwrap_or_else(Failure::into_response),
+                None => {
+                    let overtime = body.take_overtime();
+                    // Boxed: it is some KiB, and each future that held it by value would be moved with it.
+                    let handling = Box::pin(handle(api, &parts, &mut body, route, rest));
+                    in_time(api, overtime, &parts, handling).await.unwrap_or_else(Failure::into_response)
+                }
             };
             guard::mark(&mut response, admitted);
             response
@@ -118,14 +123,18 @@ pub(crate) async fn answer(api: &Api, request: Request<RequestBody>) -> Response
 /// Ends what still reads when the node stops. Writes end by themselves, in words that say what may have happened.
 async fn in_time(
     api: &Api,
+    overtime: Option<Overtime>,
     parts: &Parts,
-    handling: impl Future<Output = Result<Response<ResponseBody>, Failure>>,
+    handling: Pin<Box<impl Future<Output = Result<Response<ResponseBody>, Failure>>>>,
 ) -> Result<Response<ResponseBody>, Failure> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return handling.await;
     }
     let late = async {
-        api.stop.overtime().await;
+        match overtime {
+            Some(overtime) => overtime.passed().await,
+            None => api.stop.overtime().await,
+        }
         tokio::time::sleep(STOP_MARGIN).await;
     };
     tokio::select! {

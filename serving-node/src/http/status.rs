@@ -107,8 +107,14 @@ pub(crate) async fn status(api: &Api, partitions: &Partitions) -> Result<Respons
 /// What is wrong as seen from here, a sentence each.
 fn problems(api: &Api) -> Vec<String> {
     let of_log = api.log.problems().into_iter().map(|problem| problem.text);
-    of_log.chain(api.name_problem.lock().clone()).collect()
+    let of_disk = api.health.waits_for_space().then(|| DISK_FULL.to_owned());
+    of_log.chain(api.name_problem.lock().clone()).chain(of_disk).collect()
 }
+
+/// A flush that takes longer is taken for one that does not end.
+const FLUSH_MAX: Duration = Duration::from_secs(30);
+const DISK_FULL: &str =
+    "the disk of this node's index is full: reads go on, and what is new is not applied for long; free some space";
 
 /// Asks who leads, again and again; never ends.
 pub(crate) async fn watch_leaders(api: &Api) -> std::convert::Infallible {
@@ -193,17 +199,27 @@ pub(crate) fn healthz() -> Response<ResponseBody> {
     text("ok\n")
 }
 
-/// `GET /readyz`: this node has caught up once since it started, every partition has a leader, and it is not stopping.
+/// `GET /readyz`: this node has caught up once since it started, every partition has a leader, it is not stopping, and a full
+/// disk does not keep it from applying.
 pub(crate) fn readyz(api: &Api) -> Result<Response<ResponseBody>, Failure> {
     let partitions = api.partitions()?;
     if *api.stopping.borrow() {
         return Err(Failure::starting("this node is stopping: ask another node"));
     }
+    let lag: u64 = partitions.iter().map(|view| view.status().lag).sum();
     if partitions.is_ready() {
+        // The lag that is known may be none: who applies nothing does not ask for more either.
+        if api.health.waits_for_space() && partitions.iter().any(|view| view.memory_is_full()) {
+            return Err(Failure::starting(DISK_FULL).with("lag", lag));
+        }
+        let flushing = api.health.flushing_for();
+        if flushing >= FLUSH_MAX {
+            let detail = format!("the index has not taken a write for {} s: restart this node", flushing.as_secs());
+            return Err(Failure::starting(detail).with("lag", lag));
+        }
         check_led(api)?;
         return Ok(text("ready\n"));
     }
-    let lag: u64 = partitions.iter().map(|view| view.status().lag).sum();
     Err(Failure::starting("this node is catching up with the log").with("lag", lag))
 }
 

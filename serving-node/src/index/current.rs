@@ -5,7 +5,7 @@
 //! * Source: ADR 0012.
 
 use super::panics::caught;
-use super::{Index, IndexError, Visit, Writes};
+use super::{Index, IndexError, Visit, Witness, WriteError, Writes};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::ops::Bound;
@@ -27,14 +27,15 @@ impl CurrentIndex {
     }
 
     /// Calls the index of now. Damaged files make some indexes panic.
-    fn call<T>(
+    fn call<T, E: From<IndexError>>(
         &self,
         action: &'static str,
-        call: impl FnOnce(&dyn Index) -> Result<T, IndexError>,
-    ) -> Result<T, IndexError> {
+        call: impl FnOnce(&dyn Index) -> Result<T, E>,
+    ) -> Result<T, E> {
         let index = Arc::clone(&*self.index.read());
-        caught(|| call(&*index))
-            .unwrap_or_else(|| Err(IndexError { kind: "index", action, reason: "it panicked".to_owned() }))
+        // Dropped in there as well: where it was replaced meanwhile, this closes it.
+        let done = caught(move || call(&*index));
+        done.unwrap_or_else(|| Err(IndexError { kind: "index", action, reason: "it panicked".to_owned() }.into()))
     }
 }
 
@@ -47,8 +48,8 @@ impl Index for CurrentIndex {
         self.call("reading a range", |index| index.range(start, end, visit))
     }
 
-    fn write(&self, writes: Writes) -> Result<(), IndexError> {
-        self.call("writing", |index| index.write(writes))
+    fn write_seen(&self, writes: Writes, witness: Option<&mut dyn Witness>) -> Result<(), WriteError> {
+        self.call("writing", |index| index.write_seen(writes, witness))
     }
 
     fn sync(&self) -> Result<(), IndexError> {
@@ -57,6 +58,10 @@ impl Index for CurrentIndex {
 
     fn blocks(&self) -> bool {
         self.index.read().blocks()
+    }
+
+    fn can_be_emptied(&self) -> bool {
+        self.index.read().can_be_emptied()
     }
 }
 
@@ -76,8 +81,8 @@ impl Index for NoIndex {
         no_index()
     }
 
-    fn write(&self, _writes: Writes) -> Result<(), IndexError> {
-        no_index()
+    fn write_seen(&self, _writes: Writes, _witness: Option<&mut dyn Witness>) -> Result<(), WriteError> {
+        Ok(no_index()?)
     }
 
     fn sync(&self) -> Result<(), IndexError> {

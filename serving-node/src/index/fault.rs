@@ -3,7 +3,7 @@
 //! * In: errors of the index, checks of what it gives. Out: one type that says how much of the index must go.
 //! * Source: DESIGN D8; ADR 0012.
 
-use super::IndexError;
+use super::{Index, IndexError};
 
 /// Why what an index holds cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +17,9 @@ pub enum IndexFault {
         /// What kind of entry.
         what: &'static str,
     },
+    /// An entry stands where a read of its key does not find it.
+    #[error("a key is not found where it stands")]
+    Misplaced,
     /// Every entry is good, and they are not the set that the last flush left: some are missing, older, or of before.
     #[error("it holds {found} entries, and not the {expected} that were last written")]
     Incomplete {
@@ -63,23 +66,50 @@ impl IndexFault {
         match self {
             IndexFault::Engine(_) => WipeCause::Engine,
             IndexFault::Checksum { .. } => WipeCause::Checksum,
-            IndexFault::Incomplete { .. } => WipeCause::Incomplete,
+            IndexFault::Incomplete { .. } | IndexFault::Misplaced => WipeCause::Incomplete,
         }
     }
 
-    /// Whether the index as a whole must be replaced, not only what it holds of one partition.
+    /// Whether the index as a whole must be replaced, not only what it holds of one partition. Where entries are missing or
+    /// misplaced, what they stood in is damaged, and nobody knows how far.
     #[must_use]
-    pub fn is_of_the_whole(&self) -> bool {
-        matches!(self, IndexFault::Engine(_))
+    pub(crate) fn is_of_the_whole(&self, index: &dyn Index) -> bool {
+        match self {
+            IndexFault::Engine(_) => true,
+            IndexFault::Incomplete { .. } | IndexFault::Misplaced => !index.can_be_emptied(),
+            IndexFault::Checksum { .. } => false,
+        }
     }
 
-    /// Whether a read failed for want of descriptors or memory: it says nothing about the index, and may work next time.
+    /// Whether a read failed for want of descriptors, memory or space: it says nothing about the index, and may work next time.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        const WANTS: [&str; 3] = ["Too many open files", "Cannot allocate memory", "Resource temporarily unavailable"];
-        match self {
-            IndexFault::Engine(error) => WANTS.iter().any(|want| error.reason.contains(want)),
-            IndexFault::Checksum { .. } | IndexFault::Incomplete { .. } => false,
-        }
+        matches!(self, IndexFault::Engine(error) if error.is_passing())
+    }
+
+    /// Whether the disk is full, or a quota used up.
+    #[must_use]
+    pub fn is_of_full_disk(&self) -> bool {
+        matches!(self, IndexFault::Engine(error) if error.is_of_full_disk())
+    }
+}
+
+/// An index says only in words what the operating system said.
+impl IndexError {
+    /// As [`IndexFault::is_passing`].
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.says(&["Too many open files", "Cannot allocate memory", "Resource temporarily unavailable"])
+            || self.is_of_full_disk()
+    }
+
+    /// As [`IndexFault::is_of_full_disk`].
+    #[must_use]
+    pub fn is_of_full_disk(&self) -> bool {
+        self.says(&["No space left on device", "Disk quota exceeded"])
+    }
+
+    fn says(&self, reasons: &[&str]) -> bool {
+        reasons.iter().any(|reason| self.reason.contains(reason))
     }
 }

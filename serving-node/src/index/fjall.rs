@@ -2,7 +2,7 @@
 //!
 //! Source: DESIGN D8; ADR 0009.
 
-use super::{Index, IndexError, Visit, Writes};
+use super::{Index, IndexError, Visit, Witness, WriteError, Writes};
 use bytes::Bytes;
 use duramen_common::folder_lock::FolderLock;
 use std::ops::Bound;
@@ -51,8 +51,11 @@ impl Index for FjallIndex {
         Ok(())
     }
 
-    fn write(&self, writes: Writes) -> Result<(), IndexError> {
+    fn write_seen(&self, mut writes: Writes, witness: Option<&mut dyn Witness>) -> Result<(), WriteError> {
         super::check_folder("fjall", &self.lock)?;
+        if let Some(witness) = witness {
+            super::show(witness, &mut writes, |key| self.get(key))?;
+        }
         let mut batch = self.db.batch();
         for (key, value) in writes {
             match value {
@@ -60,7 +63,7 @@ impl Index for FjallIndex {
                 None => batch.remove(&self.keyspace, key),
             }
         }
-        batch.commit().map_err(failed("writing"))
+        Ok(batch.commit().map_err(failed("writing"))?)
     }
 
     fn sync(&self) -> Result<(), IndexError> {

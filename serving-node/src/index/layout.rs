@@ -65,7 +65,8 @@ fn hash_of(key: &[u8], payload: &[u8]) -> u128 {
 
 /// Puts the checksum in front of `parts`.
 fn seal(key: &[u8], parts: [&[u8]; 2]) -> Sealed {
-    let mut bytes = Vec::with_capacity(CHECKSUM_BYTES + parts[0].len() + parts[1].len());
+    // An index may add a byte.
+    let mut bytes = Vec::with_capacity(CHECKSUM_BYTES + parts[0].len() + parts[1].len() + 1);
     bytes.extend_from_slice(&[0; CHECKSUM_BYTES]);
     parts.into_iter().for_each(|part| bytes.extend_from_slice(part));
     let hash = hash_of(key, &bytes[CHECKSUM_BYTES..]);

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// How the index was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Left {
+pub(crate) enum Left {
     /// Somebody began to open or to check it and did not come through.
     Opening,
     /// In use: a killed process leaves it so, and its writes are with the kernel.
@@ -26,15 +27,23 @@ pub(super) enum Left {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Marker {
+pub(crate) struct Marker {
     pub format: u32,
     pub history: String,
     pub index: IndexKind,
     pub boot_id: String,
     pub left: Left,
     /// The folder of the index's own files, beside the marker.
-    #[serde(default)]
     pub files: String,
+}
+
+/// The file: a marker, and a checksum over what it says. Without it a flipped bit could name another history.
+#[derive(Serialize, Deserialize)]
+struct MarkerFile {
+    #[serde(flatten)]
+    marker: Marker,
+    /// xxh3-64, 16 hexadecimal digits.
+    checksum: String,
 }
 
 /// Why an index was wiped, to be replayed from the log.
@@ -119,16 +128,40 @@ impl Marker {
     /// The marker in a folder: `None` when there is no file, `Some(None)` when it cannot be understood.
     pub(super) fn read(path: &Path) -> io::Result<Option<Option<Marker>>> {
         match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).ok())),
+            Ok(bytes) => Ok(Some(Marker::decode(&bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
+    /// `None` when it cannot be understood, or is not what was written.
+    fn decode(bytes: &[u8]) -> Option<Marker> {
+        let file: MarkerFile = serde_json::from_slice(bytes).ok()?;
+        (file.checksum == file.marker.checksum()).then_some(file.marker)
+    }
+
+    /// Changes the marker at `path`, as one who knows the format.
+    #[cfg(test)]
+    pub(crate) fn say_open_for_test(path: &Path) {
+        let marker = Marker::read(path).unwrap().unwrap().unwrap();
+        Marker { left: Left::Open, ..marker }.write(path).unwrap();
+    }
+
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let file = MarkerFile { marker: self.clone(), checksum: self.checksum() };
+        serde_json::to_vec_pretty(&file).map_err(io::Error::other)
+    }
+
+    fn checksum(&self) -> String {
+        let Marker { format, history, index, boot_id, left, files } = self;
+        let said = format!("{format}\n{history}\n{index:?}\n{boot_id}\n{left:?}\n{files}");
+        format!("{:016x}", xxh3_64(said.as_bytes()))
+    }
+
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let aside = path.with_extension("new");
         let mut file = File::create(&aside)?;
-        file.write_all(&serde_json::to_vec_pretty(self).map_err(io::Error::other)?)?;
+        file.write_all(&self.encode()?)?;
         file.sync_all()?;
         std::fs::rename(&aside, path)?;
         match path.parent() {
@@ -161,5 +194,19 @@ mod tests {
         assert!(ours.judge(&Marker { format: INDEX_FORMAT + 1, ..marker(Left::Clean) }).is_err());
         assert!(ours.judge(&Marker { history: "000001".to_owned(), ..marker(Left::Clean) }).is_err());
         assert!(ours.judge(&Marker { index: IndexKind::Fjall, ..marker(Left::Clean) }).is_err());
+    }
+
+    /// Goal: a damaged marker counts as unreadable, whatever it says then. Method: every bit flipped.
+    #[test]
+    fn a_marker_is_what_was_written_or_none() {
+        let marker = marker(Left::Clean);
+        let bytes = marker.encode().unwrap();
+        assert_eq!(Marker::decode(&bytes), Some(marker.clone()));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let read = Marker::decode(&damaged);
+            assert!(read.is_none() || read == Some(marker.clone()), "bit {bit}: {read:?}");
+        }
     }
 }

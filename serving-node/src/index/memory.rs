@@ -1,13 +1,13 @@
 //! An index in memory: nothing survives. For simulation, tests, and nodes that rather replay than write.
 
-use super::{Index, IndexError, Visit, Writes};
+use super::{Index, IndexError, Visit, Witness, WriteError, Writes};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 #[derive(Default)]
-pub(super) struct MemoryIndex {
+pub(crate) struct MemoryIndex {
     map: RwLock<BTreeMap<Vec<u8>, Bytes>>,
 }
 
@@ -25,8 +25,11 @@ impl Index for MemoryIndex {
         Ok(())
     }
 
-    fn write(&self, writes: Writes) -> Result<(), IndexError> {
+    fn write_seen(&self, mut writes: Writes, witness: Option<&mut dyn Witness>) -> Result<(), WriteError> {
         let mut map = self.map.write();
+        if let Some(witness) = witness {
+            super::show(witness, &mut writes, |key| Ok(map.get(key).cloned()))?;
+        }
         for (key, value) in writes {
             match value {
                 Some(value) => map.insert(key, Bytes::from(value)),

@@ -21,6 +21,7 @@ use super::{Index, IndexError};
 use crate::partitions::IndexKind;
 use duramen_common::HistoryId;
 use duramen_common::folder_lock::{FolderLock, FolderLockError, named};
+use duramen_common::shortage;
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
@@ -65,13 +66,16 @@ pub enum StoreError {
         holder: Option<u32>,
     },
     /// The folder cannot be used.
-    #[error("{}: {source}: {}", path.display(), duramen_common::shortage::advice(source))]
+    #[error("{}: {source}: {}", path.display(), shortage::advice(source))]
     Folder {
         /// Which.
         path: PathBuf,
         /// What the operating system said.
         source: io::Error,
     },
+    /// What is there cannot be opened or checked now. It may be as good as it was, so that it is kept.
+    #[error("{0}: free some space, or give this node more open files or memory, and start it again; its index is kept")]
+    Short(IndexError),
     /// Not even a fresh index opens.
     #[error("a fresh index does not open: {0}")]
     Fresh(IndexError),
@@ -86,6 +90,22 @@ pub enum StoreError {
     Stopped,
 }
 
+impl StoreError {
+    /// Whether descriptors, memory or space are lacking: it may work next time.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            StoreError::Short(_) => true,
+            StoreError::Fresh(error) => error.is_passing(),
+            StoreError::Folder { source, .. } => shortage::is_no_space(source) || shortage::is_shortage(source),
+            StoreError::NoFolder { .. }
+            | StoreError::NoFjall
+            | StoreError::InUse { .. }
+            | StoreError::Lost { .. }
+            | StoreError::Stopped => false,
+        }
+    }
+}
+
 /// An open index with its folder.
 pub(crate) struct IndexStore {
     config: StoreConfig,
@@ -97,8 +117,6 @@ pub(crate) struct IndexStore {
 struct Place {
     folder: PathBuf,
     marker: Marker,
-    /// Counts the indexes that this process has made in the folder, so that each has its own files.
-    made: u32,
     /// Held until drop.
     lock: Arc<FolderLock>,
 }
@@ -133,10 +151,11 @@ impl IndexStore {
             Found::Unusable(reason) => (fresh.clone(), Some(reason)),
         };
         remove_folders(&folder, wiped.is_none().then_some(marker.files.as_str()))?;
-        let mut place = Place { folder, marker, made: 0, lock };
+        let mut place = Place { folder, marker, lock };
         place.write_marker(Left::Opening)?;
         let index = match open_caught(config, &place.files(), &place.lock) {
             Ok(index) => index,
+            Err(error) if error.is_passing() => return Err(StoreError::Short(error)),
             Err(error) => {
                 wiped = Some(WipeReason::DoesNotOpen { reason: error.to_string() });
                 remove_folders(&place.folder, None)?;
@@ -187,8 +206,7 @@ impl IndexStore {
         }
         close(given_up);
         remove_folders(&place.folder, None)?;
-        place.made += 1;
-        place.marker.files = format!("{}-{}", name(self.config.kind), place.made);
+        place.marker.files = next_files(name(self.config.kind), &place.marker.files);
         place.write_marker(Left::Opening)?;
         let index = open_caught(&self.config, &place.files(), &place.lock).map_err(StoreError::Fresh)?;
         place.write_marker(Left::Open)?;
@@ -220,7 +238,10 @@ impl Place {
 
     /// The folder is still the one that was locked.
     fn check(&self) -> Result<(), StoreError> {
-        self.lock.check().map_err(|source| StoreError::Lost { source })
+        self.lock.check().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => StoreError::Lost { source },
+            _ => folder_error(&self.folder, source),
+        })
     }
 
     fn write_marker(&mut self, left: Left) -> Result<(), StoreError> {
@@ -231,16 +252,24 @@ impl Place {
     }
 }
 
+/// The name of the folder after this one: an index that is given up may still be at work in its own.
+fn next_files(kind: &str, files: &str) -> String {
+    let number = files.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0_u64);
+    format!("{kind}-{}", number.saturating_add(1))
+}
+
 /// Drops an index on a thread of its own: it ends threads and writes files, and a damaged one may never come to an end.
 /// Waits for it as long as [`CLOSE_WAIT`]; the next one has a folder of its own.
 fn close(index: Arc<dyn Index>) {
     let (closed, is_closed) = std::sync::mpsc::sync_channel::<()>(1);
-    let closing = std::thread::Builder::new().name("index-close".to_owned()).spawn(move || {
-        // A panic must not take this thread's report with it.
-        let _ = caught(|| drop(index));
-        let _ = closed.send(());
+    let closing = caught(|| {
+        std::thread::Builder::new().name("index-close".to_owned()).spawn(move || {
+            // A panic must not take this thread's report with it.
+            let _ = caught(|| drop(index));
+            let _ = closed.send(());
+        })
     });
-    if closing.is_err() || is_closed.recv_timeout(CLOSE_WAIT).is_err() {
+    if !matches!(closing, Some(Ok(_))) || is_closed.recv_timeout(CLOSE_WAIT).is_err() {
         tracing::warn!("the index that is given up does not close; its files are removed all the same");
     }
 }

@@ -1,6 +1,6 @@
 //! One suite for every index: the contract of `Index`, rule by rule. A kill in the middle of writes: `tests/index_kills.rs`.
 
-use super::{Index, StoreError, Writes};
+use super::{Index, IndexFault, StoreError, Witness, WriteError, Writes};
 use crate::partitions::IndexKind;
 use crate::testing::FolderIndex;
 use proptest::prelude::*;
@@ -37,9 +37,58 @@ fn batches() -> impl Strategy<Value = Vec<BTreeMap<Vec<u8>, Option<Vec<u8>>>>> {
     proptest::collection::vec(proptest::collection::btree_map(key, value, 0..20), 0..12)
 }
 
+/// Notes what is replaced, and adds how many writes there were.
+#[derive(Default)]
+struct Seen(Vec<(Vec<u8>, Option<Vec<u8>>)>);
+
+/// No batch has a key of this length.
+const CLOSING: &[u8] = b"last";
+
+impl Witness for Seen {
+    fn replaces(&mut self, number: usize, key: &[u8], old: Option<&[u8]>) -> Result<(), IndexFault> {
+        assert_eq!(number, self.0.len());
+        self.0.push((key.to_vec(), old.map(<[u8]>::to_vec)));
+        Ok(())
+    }
+
+    fn closing(&mut self) -> (Vec<u8>, Vec<u8>) {
+        (CLOSING.to_vec(), self.0.len().to_le_bytes().to_vec())
+    }
+}
+
+/// Refuses the second key that it sees.
+#[derive(Default)]
+struct Refusing(usize);
+
+impl Witness for Refusing {
+    fn replaces(&mut self, _number: usize, _key: &[u8], _old: Option<&[u8]>) -> Result<(), IndexFault> {
+        self.0 += 1;
+        if self.0 < 2 { Ok(()) } else { Err(IndexFault::Checksum { what: "an item" }) }
+    }
+
+    fn closing(&mut self) -> (Vec<u8>, Vec<u8>) {
+        unreachable!("it refused")
+    }
+}
+
+/// Goal: a witness that refuses keeps everything from being written. Method: one that refuses the second of two keys.
+#[test]
+fn a_witness_that_refuses_keeps_a_batch_out() {
+    for kind in kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderIndex::open(folder.path(), kind);
+        let writes = || vec![(b"a".to_vec(), Some(vec![7; 6_000])), (b"b".to_vec(), Some(b"2".to_vec()))];
+        let refused = store.index().write_seen(writes(), Some(&mut Refusing::default()));
+        assert_eq!(refused, Err(WriteError::Nothing(IndexFault::Checksum { what: "an item" })));
+        assert_eq!(contents(&**store.index(), Bound::Unbounded, Bound::Unbounded, usize::MAX), []);
+        store.index().write(writes()).unwrap();
+        assert_eq!(store.index().get(b"a").unwrap().unwrap(), vec![7; 6_000]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Rules 2 and 4, and a reopening after a clean stop. Method: random batches against a map.
+    /// Rules 2, 4 and 5, and a reopening after a clean stop. Method: random batches against a map.
     #[test]
     fn every_index_is_an_ordered_map(batches in batches(), low: Vec<u8>, high: Vec<u8>) {
         for kind in kinds() {
@@ -48,13 +97,18 @@ proptest! {
             let mut model = Model::new();
             for batch in &batches {
                 let writes: Writes = batch.clone().into_iter().collect();
+                let before = model.clone();
                 for (key, value) in batch {
                     match value {
                         Some(value) => drop(model.insert(key.clone(), value.clone())),
                         None => drop(model.remove(key)),
                     }
                 }
-                store.index().write(writes).unwrap();
+                let wanted = batch.keys().map(|key| (key.clone(), before.get(key).cloned())).collect::<Vec<_>>();
+                let mut seen = Seen::default();
+                store.index().write_seen(writes, Some(&mut seen)).unwrap();
+                prop_assert_eq!(seen.0, wanted);
+                model.insert(CLOSING.to_vec(), batch.len().to_le_bytes().to_vec());
                 for key in batch.keys() {
                     let found = store.index().get(key).unwrap().map(|value| value.to_vec());
                     prop_assert_eq!(found.as_ref(), model.get(key));

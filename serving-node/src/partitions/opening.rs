@@ -8,7 +8,7 @@
 
 use super::{PartitionsConfig, StartError};
 use crate::index::check::{Verdict, check_all};
-use crate::index::{IndexHealth, IndexStore, StoreConfig, StoreError, WipeCause, WipeReason};
+use crate::index::{IndexFault, IndexHealth, IndexStore, StoreConfig, StoreError, WipeCause, WipeReason};
 use crate::tail::TailQuestion;
 use crate::view::flusher::Budget;
 use crate::view::{PartitionView, Shared, WaitersLimit};
@@ -19,6 +19,11 @@ use duramen_common::seams::Threads;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How long a start waits for descriptors, memory or space, and how long between two tries.
+const SHORTAGE_WAIT: Duration = Duration::from_secs(60);
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 type Opened = (Arc<IndexStore>, Vec<Arc<PartitionView>>);
 
@@ -88,15 +93,7 @@ impl Opening {
     }
 
     fn open_here(self) -> Result<Opened, StartError> {
-        let opened = IndexStore::open(&self.store)?;
-        if let Some(reason) = &opened.wiped {
-            tracing::warn!(%reason, "the index was wiped, and is replayed from the log");
-            let does_not_open = matches!(reason, WipeReason::DoesNotOpen { .. });
-            self.health.count_wipe(if does_not_open { WipeCause::Engine } else { WipeCause::Start });
-        }
-        let store = opened.store;
-        let verdicts = self.verdicts(&store)?;
-        store.trust()?;
+        let (store, verdicts) = self.open_in_time()?;
         let shared = Shared {
             index: Arc::clone(store.index()),
             limit: self.shared.limit,
@@ -108,6 +105,41 @@ impl Opening {
             Arc::new(PartitionView::open(PartitionId::new(number as u16), verdict, &shared, tail))
         });
         Ok((Arc::new(store), views.collect()))
+    }
+
+    /// As [`Opening::open_once`], for as long as only descriptors, memory or space are lacking.
+    fn open_in_time(&self) -> Result<(IndexStore, Vec<Verdict>), StartError> {
+        let began = Instant::now();
+        loop {
+            match self.open_once() {
+                Err(StartError::Store(error))
+                    if error.is_passing() && began.elapsed() < SHORTAGE_WAIT && !self.health.check.is_stopped() =>
+                {
+                    tracing::warn!(%error, "the index cannot be opened now: it is tried again");
+                    self.health.set_cannot_open(Some(format!("its index cannot be opened now: {error}")));
+                    #[expect(clippy::disallowed_methods, reason = "nothing tells when the system is less short")]
+                    std::thread::sleep(SHORTAGE_PAUSE);
+                }
+                opened => {
+                    self.health.set_cannot_open(None);
+                    return opened;
+                }
+            }
+        }
+    }
+
+    /// The index, checked.
+    fn open_once(&self) -> Result<(IndexStore, Vec<Verdict>), StartError> {
+        let opened = IndexStore::open(&self.store)?;
+        if let Some(reason) = &opened.wiped {
+            tracing::warn!(%reason, "the index was wiped, and is replayed from the log");
+            let does_not_open = matches!(reason, WipeReason::DoesNotOpen { .. });
+            self.health.count_wipe(if does_not_open { WipeCause::Engine } else { WipeCause::Start });
+        }
+        let store = opened.store;
+        let verdicts = self.verdicts(&store)?;
+        store.trust()?;
+        Ok((store, verdicts))
     }
 
     /// The verdicts on the partitions. An index that fails as a whole is replaced here.
@@ -122,7 +154,12 @@ impl Opening {
             return Err(StoreError::Stopped.into());
         };
         let mut faults = verdicts.iter().filter_map(|verdict| verdict.as_ref().err());
-        let Some(fault) = faults.find(|fault| fault.is_of_the_whole()) else { return Ok(verdicts) };
+        let Some(fault) = faults.find(|fault| fault.is_of_the_whole(&**store.index())) else { return Ok(verdicts) };
+        if let IndexFault::Engine(error) = fault
+            && error.is_passing()
+        {
+            return Err(StoreError::Short(error.clone()).into());
+        }
         tracing::warn!(%fault, "the index failed its check: it is wiped, and replayed from the log");
         self.health.count_wipe(fault.cause());
         store.start_over()?;

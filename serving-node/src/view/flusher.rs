@@ -6,14 +6,15 @@
 //! * Generations are small, because sled lets nobody read while a batch goes in (about 20 µs a record): under load they
 //!   queue up, and go one after the other, the partitions in turn.
 //! * One thread, because sled's write lock is one for the process. Without threads, a task that does the same.
-//! * Damage or a failed write condemns the partition, and the keeper wipes what must be wiped; the others go on.
+//! * Damage or a failed write condemns the partition, and the keeper wipes what must be wiped; the others go on. A full disk
+//!   does so only once there is room for a fresh index.
 //! * Source: DESIGN D8.
 
-use super::flush_batch::FlushBatch;
+use super::flush_batch::FlushWitness;
 use super::overlay::{Flushing, Generation};
 use super::{PartitionView, State};
-use crate::index::IndexFault;
 use crate::index::layout::chunk_of;
+use crate::index::{IndexRoom, WriteError};
 use duramen_common::seams::Threads;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -59,7 +60,7 @@ impl Budget {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if self.used() < self.max {
+            if !self.is_used_up() {
                 return;
             }
             self.nudge();
@@ -87,6 +88,11 @@ impl Budget {
     /// How much is used now. Unit: bytes.
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing more is applied until something is flushed.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.used() >= self.max
     }
 
     fn is_half_used(&self) -> bool {
@@ -140,10 +146,11 @@ impl Flusher {
     pub(crate) fn start(
         views: Vec<Arc<PartitionView>>,
         budget: Arc<Budget>,
+        room: IndexRoom,
         interval: Duration,
         threads: Threads,
     ) -> std::io::Result<Flusher> {
-        let rounds = Rounds { views, budget: Arc::clone(&budget), interval };
+        let rounds = Rounds { views, budget: Arc::clone(&budget), room, interval };
         let driver = match threads {
             Threads::System => {
                 let thread = std::thread::Builder::new().name("index-flush".to_owned());
@@ -193,6 +200,7 @@ impl Drop for Flusher {
 struct Rounds {
     views: Vec<Arc<PartitionView>>,
     budget: Arc<Budget>,
+    room: IndexRoom,
     interval: Duration,
 }
 
@@ -215,9 +223,15 @@ impl Rounds {
         }
     }
 
-    /// Closes what is old, and moves one generation of each partition.
+    /// Closes what is old, and moves one generation of each partition. Without room on the disk, nothing: what is old then
+    /// stays in one generation, so that reads need not look through more and more of them.
     fn round(&self, due: &mut Instant) {
         let now = Instant::now();
+        if !self.room.is_there() {
+            *due = now + self.interval;
+            return;
+        }
+        self.views.iter().for_each(|view| view.condemn_unfinished());
         let all = now >= *due || self.budget.is_half_used();
         if all {
             *due = now + self.interval;
@@ -227,7 +241,7 @@ impl Rounds {
             if all {
                 view.state.write().close();
             }
-            is_more_left |= view.flush_oldest();
+            is_more_left |= self.flush_oldest(view);
         }
         if is_more_left {
             self.budget.nudge();
@@ -238,8 +252,19 @@ impl Rounds {
     fn last(&self) {
         for view in &self.views {
             view.state.write().close();
-            while view.flush_oldest() {}
+            while self.flush_oldest(view) {}
         }
+    }
+
+    fn flush_oldest(&self, view: &PartitionView) -> bool {
+        // Most partitions have nothing: for those the disk is not asked.
+        if !view.has_to_flush() || !self.room.is_there() {
+            return false;
+        }
+        self.room.health().set_flushing(true);
+        let is_more_left = view.flush_oldest();
+        self.room.health().set_flushing(false);
+        is_more_left
     }
 }
 
@@ -259,25 +284,41 @@ impl PartitionView {
         if !is_kept {
             self.budget.release(flushing.generation.bytes);
         }
-        if let Err(fault) = flushed {
-            self.condemn(&fault, epoch);
-            return false;
+        match flushed {
+            Ok(()) => {}
+            Err(WriteError::Nothing(fault)) => {
+                self.flush_waits(&fault, epoch);
+                return false;
+            }
+            Err(WriteError::Unknown(error)) => {
+                self.write_failed(error.into(), epoch);
+                return false;
+            }
         }
-        !is_kept && self.state.read().closed.front().is_some()
+        !is_kept && self.has_to_flush()
     }
 
-    fn flush(&self, flushing: &Arc<Flushing>) -> Result<(), IndexFault> {
-        let FlushBatch { writes, changes, set } = self.flush_batch(flushing)?;
+    /// Whether a closed generation waits for the index.
+    fn has_to_flush(&self) -> bool {
+        !self.state.read().closed.is_empty()
+    }
+
+    fn flush(&self, flushing: &Arc<Flushing>) -> Result<(), WriteError> {
+        let mut batch = self.flush_batch(flushing).map_err(WriteError::Nothing)?;
         let _gate = self.gate.write();
         let is_on_its_way = {
             let state = self.state.read();
             state.is_good() && state.is_oldest(flushing)
         };
         if is_on_its_way {
-            if let Some(scrub) = &mut *self.scrub.lock() {
-                scrub.flush(&writes, &changes);
+            let mut scrub = self.scrub.lock();
+            let set = *self.set.lock();
+            let mut witness = FlushWitness::new(self, flushing, &mut batch, set, scrub.as_ref());
+            self.index.write_seen(batch.writes, Some(&mut witness))?;
+            let (set, scrubbed) = witness.sets();
+            if let Some(scrub) = &mut *scrub {
+                scrub.merge(scrubbed);
             }
-            self.index.write(writes)?;
             *self.set.lock() = set;
             self.landed(flushing);
         }
@@ -290,6 +331,7 @@ impl PartitionView {
             let mut state = self.state.write();
             state.closed.pop_front();
             state.is_moving = false;
+            state.waits_since = None;
             let dirty = state.generations().filter_map(|generation| generation.dirty_chunks.first().copied());
             let dirty = dirty.min().unwrap_or(u64::MAX);
             let dirty_from = dirty.min(chunk_of(state.applied_end));
@@ -304,7 +346,7 @@ impl PartitionView {
     /// The oldest closed generation, which now goes into the index, and the epoch of the state that it is of.
     fn begin_to_move(&self) -> Option<(Arc<Flushing>, u64)> {
         let mut state = self.state.write();
-        if !state.is_good() {
+        if !state.is_good() || state.unfinished.is_some() {
             return None;
         }
         let oldest = Arc::clone(state.closed.front()?);

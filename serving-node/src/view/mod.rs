@@ -33,7 +33,7 @@ pub(crate) use waiters::WaitersLimit;
 
 use crate::index::check::Verdict;
 use crate::index::layout::{self, PartitionMeta};
-use crate::index::{Index, SetHash};
+use crate::index::{Index, IndexFault, SetHash};
 use crate::tail::TailQuestion;
 use duramen_common::log::{Fetched, TailError};
 use duramen_common::protocol::BatchId;
@@ -109,6 +109,10 @@ struct State {
     /// Counts wipes.
     epoch: u64,
     standing: Standing,
+    /// A write met a full disk: nobody knows how much of it is in the index. Nothing more is flushed.
+    unfinished: Option<IndexFault>,
+    /// Since when the oldest generation is not flushed, because what it replaces cannot be read.
+    waits_since: Option<Instant>,
     outcomes: Outcomes,
 }
 
@@ -125,6 +129,8 @@ impl State {
             ready: false,
             epoch,
             standing: Standing::Good,
+            unfinished: None,
+            waits_since: None,
             outcomes: Outcomes::default(),
         }
     }
@@ -291,6 +297,11 @@ impl PartitionView {
     /// What is applied and not in the index yet, over all partitions of the node. Unit: bytes.
     pub(crate) fn overlay_bytes(&self) -> usize {
         self.budget.used()
+    }
+
+    /// Whether that is so much that nothing more is applied.
+    pub(crate) fn memory_is_full(&self) -> bool {
+        self.budget.is_used_up()
     }
 
     /// It has caught up, unless it was wiped since `epoch`.

@@ -89,9 +89,15 @@ impl PartitionView {
             state.epoch
         };
         let chunk = self.stored_chunk(layout::chunk_of(offset)).map_err(|fault| self.index_failed(&fault, epoch))?;
-        if !self.state.read().is_of(epoch) {
+        let state = self.state.read();
+        if !state.is_of(epoch) {
             // Wiped meanwhile: that the index holds nothing says nothing.
             return Ok(None);
+        }
+        if offset < state.settled_end {
+            // Settled meanwhile, and a flush may have removed the chunk.
+            let settled_end = state.settled_end;
+            return Err(ReadError::OutcomeForgotten { partition: self.partition, offset, settled_end });
         }
         Ok(Some(chunk.map_or(Outcome::Effective, |chunk| outcome_in(&chunk, offset))))
     }
@@ -201,7 +207,7 @@ impl PartitionView {
 
     /// A read of the state of `epoch` met damage: the partition is not shown any more, and this read has no answer.
     fn index_failed(&self, fault: &IndexFault, epoch: u64) -> ReadError {
-        self.condemn(fault, epoch);
+        self.read_failed(fault, epoch);
         ReadError::Index { partition: self.partition, reason: fault.to_string() }
     }
 }

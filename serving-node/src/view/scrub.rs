@@ -9,7 +9,7 @@
 
 use super::PartitionView;
 use crate::index::layout;
-use crate::index::{IndexFault, SetHash, Writes};
+use crate::index::{IndexFault, SetHash};
 use std::ops::{Bound, ControlFlow};
 
 /// A page of a scrub ends after so many entries, or so many bytes: nothing is flushed meanwhile.
@@ -25,14 +25,14 @@ pub(super) struct Scrub {
 }
 
 impl Scrub {
-    /// Takes in a flush that is written now.
-    pub(super) fn flush(&mut self, writes: &Writes, changes: &[SetHash]) {
-        let Some(passed) = &self.passed else { return };
-        for ((key, _), change) in writes.iter().zip(changes) {
-            if key <= passed {
-                self.set.merge(*change);
-            }
-        }
+    /// The last key that was read: what a flush changes up to there is for [`Scrub::merge`].
+    pub(super) fn passed(&self) -> Option<&[u8]> {
+        self.passed.as_deref()
+    }
+
+    /// Takes in what a flush changed of keys that were passed.
+    pub(super) fn merge(&mut self, change: SetHash) {
+        self.set.merge(change);
     }
 }
 
@@ -54,7 +54,9 @@ impl PartitionView {
     /// Begins a scrub; one that is under way is given up.
     pub(crate) fn begin_scrub(&self) {
         let _gate = self.gate.read();
-        *self.scrub.lock() = Some(Scrub::default());
+        if self.state.read().unfinished.is_none() {
+            *self.scrub.lock() = Some(Scrub::default());
+        }
     }
 
     /// Reads the next page. Damage condemns the partition. Blocks.
@@ -67,7 +69,7 @@ impl PartitionView {
                 step
             }
             Err(fault) => {
-                self.condemn(&fault, epoch);
+                self.read_failed(&fault, epoch);
                 ScrubStep::Over
             }
         }
@@ -109,9 +111,13 @@ impl PartitionView {
         high: Bound<&[u8]>,
     ) -> Result<(usize, Option<Vec<u8>>), IndexFault> {
         let (mut entries, mut bytes, mut fault, mut full_at) = (0, 0, None, None);
+        let mut visited = Vec::new();
         self.index.range(low.as_ref().map(Vec::as_slice), high, &mut |key, value| {
             match layout::verified_hash(key, value) {
-                Ok(hash) => scrub.set.insert(hash),
+                Ok(hash) => {
+                    scrub.set.insert(hash);
+                    visited.push((key.to_vec(), hash));
+                }
                 Err(error) => fault = Some(error),
             }
             entries += 1;
@@ -122,6 +128,16 @@ impl PartitionView {
             full_at = Some(key.to_vec());
             ControlFlow::Break(())
         })?;
-        fault.map_or(Ok((entries, full_at)), Err)
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        for (key, wanted) in visited {
+            // In a damaged tree a key may stand where a point read does not look.
+            let found = self.index.get(&key)?.map(|found| layout::verified_hash(&key, &found)).transpose()?;
+            if found != Some(wanted) {
+                return Err(IndexFault::Misplaced);
+            }
+        }
+        Ok((entries, full_at))
     }
 }

@@ -2,7 +2,7 @@
 //! that lets a test step in between two of its steps.
 
 use super::*;
-use crate::index::{IndexError, Visit, Writes};
+use crate::index::{IndexError, Visit, Witness, WriteError, Writes};
 use crate::testing::{Draft, MemoryLog, at, put, records};
 use bytes::Bytes;
 use duramen_common::HistoryId;
@@ -61,8 +61,15 @@ impl Index for SteppingIndex {
         }
     }
 
-    fn write(&self, writes: Writes) -> Result<(), IndexError> {
+    fn write_seen(&self, mut writes: Writes, witness: Option<&mut dyn Witness>) -> Result<(), WriteError> {
         let mut map = self.map.lock();
+        if let Some(witness) = witness {
+            for (number, (key, _)) in writes.iter().enumerate() {
+                witness.replaces(number, key, map.get(key).map(|old| &old[..])).unwrap();
+            }
+            let (key, value) = witness.closing();
+            writes.push((key, Some(value)));
+        }
         for (key, value) in writes {
             match value {
                 Some(value) => map.insert(key, value),

@@ -15,10 +15,15 @@ use super::{Frontiers, PartitionView, State};
 use crate::index::layout;
 use crate::index::{Index, IndexError, IndexFault, IndexStore, SetHash, StoreError};
 use duramen_common::{Offset, PartitionId};
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long a flush may lack descriptors or memory.
+const SHORTAGE_MAX: Duration = Duration::from_secs(10);
 
 /// Whether a partition's index can be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +37,58 @@ pub(super) enum Standing {
 }
 
 impl PartitionView {
-    /// Damage was met in what the state of `epoch` has in the index. From now on nothing is shown, and the keeper is told.
-    pub(crate) fn condemn(&self, fault: &IndexFault, epoch: u64) {
-        if fault.is_passing() {
-            return;
+    /// A read of what the state of `epoch` has in the index failed. That is damage, unless it may work next time.
+    pub(crate) fn read_failed(&self, fault: &IndexFault, epoch: u64) {
+        if fault.is_of_full_disk() {
+            // Reads write where an index keeps its tree in shape. One that failed so fails from then on.
+            self.write_failed(fault.clone(), epoch);
+        } else if !fault.is_passing() {
+            self.condemn(fault, epoch);
         }
+    }
+
+    /// A flush could not read what it replaces. What does not pass is damage after all.
+    pub(super) fn flush_waits(&self, fault: &IndexFault, epoch: u64) {
+        let since = *self.state.write().waits_since.get_or_insert_with(Instant::now);
+        if fault.is_passing() && since.elapsed() >= SHORTAGE_MAX {
+            self.condemn(fault, epoch);
+        } else {
+            self.read_failed(fault, epoch);
+        }
+    }
+
+    /// A write failed: nobody knows how much of it is in the index, and the set hash is not known any more. On a full disk
+    /// reads go on meanwhile: what was to be written is in memory still, and hides what the index has under the same keys.
+    pub(super) fn write_failed(&self, fault: IndexFault, epoch: u64) {
+        if !fault.is_of_full_disk() {
+            return self.condemn(&fault, epoch);
+        }
+        {
+            let mut state = self.state.write();
+            if !state.is_of(epoch) || state.unfinished.is_some() {
+                return;
+            }
+            let partition = self.partition;
+            tracing::warn!(%partition, %fault, "the index met a full disk: it is replaced once there is room");
+            state.unfinished = Some(fault);
+        }
+        // Its sum would not be right either.
+        *self.scrub.lock() = None;
+    }
+
+    /// There is room again: an index that met the full disk goes.
+    pub(super) fn condemn_unfinished(&self) {
+        let (unfinished, epoch) = {
+            let state = self.state.read();
+            (state.unfinished.clone(), state.epoch)
+        };
+        if let Some(fault) = unfinished {
+            self.condemn(&fault, epoch);
+        }
+    }
+
+    /// Damage was met in what the state of `epoch` has in the index. From now on nothing is shown, and the keeper is told.
+    fn condemn(&self, fault: &IndexFault, epoch: u64) {
         {
             let mut state = self.state.write();
             if !state.is_of(epoch) {
@@ -60,6 +112,12 @@ impl PartitionView {
     /// Whether nothing speaks against what the index holds.
     pub(crate) fn is_good(&self) -> bool {
         self.state.read().is_good()
+    }
+
+    /// Whether the index is known to hold what its meta says.
+    pub(crate) fn is_whole(&self) -> bool {
+        let state = self.state.read();
+        state.is_good() && state.unfinished.is_none()
     }
 
     /// Returns once nothing speaks against what the index holds.
@@ -93,6 +151,7 @@ impl PartitionView {
             Err(error) => {
                 let fault = IndexFault::from(error);
                 self.state.write().standing = Standing::Condemned(fault.clone());
+                self.alarm.notify_one();
                 Err(fault)
             }
         }
@@ -145,23 +204,33 @@ pub(crate) fn replace_index(views: &[Arc<PartitionView>], store: &IndexStore) ->
 /// How many keys one write removes when a partition is cleared.
 const CLEAR_KEYS: usize = 4096;
 
-/// Removes a partition from the index.
+/// Removes a partition from the index. Fails where entries are left that do not go: then the index must be replaced.
 pub(crate) fn remove(index: &dyn Index, partition: PartitionId) -> Result<(), IndexError> {
     // The meta first: without it, whatever else is left does not pass for the partition's state.
     index.write(vec![(layout::meta_key(partition), None)])?;
     for (start, end) in layout::ranges(partition) {
+        let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+        let mut next = start.map(<[u8]>::to_vec);
         loop {
-            let mut writes = Vec::new();
-            let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-            index.range(start, end, &mut |key, _| {
-                writes.push((key.to_vec(), None));
-                if writes.len() < CLEAR_KEYS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            if writes.is_empty() {
-                break;
-            }
-            index.write(writes)?;
+            let keys = some_keys(index, next.as_ref().map(Vec::as_slice), end)?;
+            let Some(last) = keys.last() else { break };
+            next = Bound::Excluded(last.clone());
+            index.write(keys.into_iter().map(|key| (key, None)).collect())?;
+        }
+        // In a damaged tree a key may be shown that a removal does not reach.
+        if !some_keys(index, start, end)?.is_empty() {
+            let reason = "entries are left that cannot be removed".to_owned();
+            return Err(IndexError { kind: "index", action: "removing a partition", reason });
         }
     }
     Ok(())
+}
+
+fn some_keys(index: &dyn Index, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Result<Vec<Vec<u8>>, IndexError> {
+    let mut keys = Vec::new();
+    index.range(start, end, &mut |key, _| {
+        keys.push(key.to_vec());
+        if keys.len() < CLEAR_KEYS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(keys)
 }

@@ -59,7 +59,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options {
         until: Until::Passed(Duration::from_secs(600)),
         seed: run_seed(),
-        faults: Fault::usual(),
+        faults: Fault::ALL.to_vec(),
         workloads: Kind::ALL.to_vec(),
         loopback: false,
         hold_ms: 1_000..8_000,

@@ -43,7 +43,7 @@ impl fmt::Display for Options {
             Until::Rounds(rounds) => write!(f, " --rounds {rounds}")?,
             Until::Passed(length) => write!(f, " --minutes {}", length.as_secs().div_ceil(60))?,
         }
-        if self.faults != Fault::usual() {
+        if self.faults != Fault::ALL {
             let names: Vec<&str> = self.faults.iter().map(|fault| fault.name()).collect();
             write!(f, " --faults {}", names.join(","))?;
         }

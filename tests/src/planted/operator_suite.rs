@@ -14,7 +14,7 @@ use duramen_common::planted::{Plant, is_planted};
 use tokio::sync::watch;
 
 /// The faults that find the planted bugs.
-const FAULTS: [Fault; 1] = [Fault::LocksRemoved];
+const FAULTS: [Fault; 2] = [Fault::LocksRemoved, Fault::MovedAddress];
 
 /// One round under one fault.
 pub fn run_seed(seed: u64) -> Result<(), String> {

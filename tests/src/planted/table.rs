@@ -62,6 +62,7 @@ pub const TABLE: &[Row] = &[
     row(Plant::FeedResumesEarly, Suite::Serving, 20, &["a feed gave"]),
     row(Plant::FeedResumesLate, Suite::Serving, 20, &["a feed gave"]),
     row(Plant::LockOnFileOnly, Suite::Operator, 8, &["a second process on the folder"]),
+    row(Plant::UnreachableMayLead, Suite::Operator, 8, &["and nobody else knows"]),
 ];
 
 impl Row {

@@ -4,7 +4,7 @@
 //! * Invariant: there are never more connections than places, and one that waits for its place.
 //! * A listener that gets no more connections from the operating system goes on: it closes idle ones and tries again.
 
-use super::activity::{Activity, HttpStats, Place, Places};
+use super::activity::{Activity, HttpStats, Place, Places, Sign};
 use super::body::{BodyLimits, RequestBody};
 use super::stop::Stop;
 use super::wire::Wire;
@@ -48,13 +48,12 @@ pub async fn serve<H: Handler>(
     stop: Stop,
 ) {
     let places = Places::new(limits.clone(), Arc::clone(&stats));
-    let bodies = BodyLimits {
+    let bodies = Arc::new(BodyLimits {
         stats: Arc::clone(&stats),
         bytes_max: limits.bodies_bytes_max,
         time_max: limits.body_timeout,
-        stop: stop.clone(),
-    };
-    let shared = Arc::new(Shared { handler, bodies, head_timeout: limits.head_timeout, stop: stop.clone() });
+    });
+    let shared = Arc::new(Shared { handler, bodies, head_timeout: limits.head_timeout });
     let mut connections = JoinSet::new();
     let mut sweeping = interval(places.sweep_interval());
     sweeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,17 +90,28 @@ pub async fn serve<H: Handler>(
                         "cannot accept an HTTP connection; idle ones are closed. Raise the limit of open files (ulimit -n, LimitNOFILE=)"
                     );
                 }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                places.sweep();
+                tokio::select! {
+                    biased;
+                    () = &mut stopped => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => places.sweep(),
+                }
             }
         }
     }
     drop(listener);
+    places.stop();
+    let overtime = stop.overtime();
+    tokio::pin!(overtime);
     let ending = async {
+        let mut is_late = false;
         loop {
             tokio::select! {
                 ended = connections.join_next() => if ended.is_none() { break },
                 _ = sweeping.tick() => places.sweep(),
+                () = &mut overtime, if !is_late => {
+                    is_late = true;
+                    places.end_grace();
+                }
             }
         }
     };
@@ -112,9 +122,8 @@ pub async fn serve<H: Handler>(
 /// What all connections of a listener share.
 struct Shared<H> {
     handler: H,
-    bodies: BodyLimits,
+    bodies: Arc<BodyLimits>,
     head_timeout: Duration,
-    stop: Stop,
 }
 
 /// Serves one connection.
@@ -125,13 +134,18 @@ async fn attend<H: Handler>(shared: Arc<Shared<H>>, stream: TcpStream, place: Pl
     let activity = &place.activity;
     let is_unread = AtomicBool::new(false);
     let (here, unread_here) = (&*shared, &is_unread);
-    let service = service_fn(move |request| async move {
-        let (response, unread) = answer(here, activity, request).await;
-        unread_here.fetch_or(unread, Ordering::Relaxed);
-        Ok::<_, Infallible>(response)
+    let service = service_fn(move |request| {
+        activity.request_began();
+        async move {
+            let (response, unread) = answer(here, activity, request).await;
+            unread_here.fetch_or(unread, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
+        // The buffer's limit alone lets a head pass that a last large read makes whole.
+        .max_header_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_PARSED_MAX)
         .serve_connection(TokioIo::new(Wire::new(stream, Arc::clone(activity))), service);
     let mut is_stopping = false;
@@ -140,11 +154,13 @@ async fn attend<H: Handler>(shared: Arc<Shared<H>>, stream: TcpStream, place: Pl
             // First what has come: a request that is here when the stop is asked for is answered.
             biased;
             ended = &mut connection => break Ok(ended),
-            cut = activity.cut() => break Err(cut),
-            () = shared.stop.asked(), if !is_stopping => {
-                is_stopping = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+            sign = activity.sign(is_stopping) => match sign {
+                Sign::Cut(cut) => break Err(cut),
+                Sign::Stop => {
+                    is_stopping = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+            },
         }
     };
     let wire = connection.into_parts().io.into_inner();
@@ -167,16 +183,18 @@ async fn answer<H: Handler>(
     activity: &Arc<Activity>,
     request: Request<Incoming>,
 ) -> (Response<Answer<H::Body>>, bool) {
-    activity.request_began();
     let (parts, incoming) = request.into_parts();
     let expects_continue = parts.headers.contains_key(EXPECT);
-    let (body, kept) = RequestBody::new(incoming, &shared.bodies);
+    let (body, kept) = RequestBody::new(incoming, &shared.bodies, activity);
     let mut response = shared.handler.answer(Request::from_parts(parts, body)).await;
+    if response.body().size_hint().exact().is_none() {
+        activity.stream_began();
+    }
     let unread = match kept {
         Some(kept) => !kept.finish(expects_continue).await,
         None => false,
     };
-    if unread || shared.stop.is_asked() {
+    if unread || activity.is_stopping() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     (response.map(|body| Answer { body, activity: Arc::clone(activity) }), unread)

@@ -7,10 +7,13 @@
 
 use super::HttpLimits;
 use duramen_common::budget::Budget;
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -26,15 +29,57 @@ const SWEEP_MAX: Duration = Duration::from_secs(1);
 /// Stands for "not blocked".
 const NOT_BLOCKED: u64 = u64::MAX;
 
-/// Why a connection is closed from here.
+/// Why a connection is closed from here. Its number stands in [`Signs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
     /// Nothing came for too long, or its place is needed.
-    Idle,
+    Idle = 1,
     /// The head took too long.
-    SlowHead,
+    SlowHead = 2,
     /// The caller does not take its answer.
-    NotRead,
+    NotRead = 3,
+}
+
+/// What a connection is told by its listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// It has to go.
+    Cut(Cut),
+    /// The listener stops: the request under way is its last.
+    Stop,
+}
+
+/// All signs that a connection was given, in one byte: a look at it costs no lock.
+#[derive(Debug, Default)]
+struct Signs(AtomicU8);
+
+impl Signs {
+    const CUT: u8 = 3;
+    const STOP: u8 = 4;
+    const OVERTIME: u8 = 8;
+
+    fn cut(&self) -> Option<Cut> {
+        match self.0.load(Ordering::Acquire) & Signs::CUT {
+            0 => None,
+            1 => Some(Cut::Idle),
+            2 => Some(Cut::SlowHead),
+            _ => Some(Cut::NotRead),
+        }
+    }
+
+    /// Gives a cut; says whether it is the first one, which stands.
+    fn give_cut(&self, cut: Cut) -> bool {
+        let first = |signs: u8| (signs & Signs::CUT == 0).then_some(signs | cut as u8);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, first).is_ok()
+    }
+
+    fn give(&self, sign: u8) {
+        self.0.fetch_or(sign, Ordering::AcqRel);
+    }
+
+    fn has(&self, sign: u8) -> bool {
+        self.0.load(Ordering::Acquire) & sign != 0
+    }
 }
 
 /// What a connection is doing.
@@ -131,8 +176,17 @@ pub(super) struct Activity {
     phase: AtomicU64,
     /// Since when the socket takes nothing, [`NOT_BLOCKED`] while it does. Unit: milliseconds.
     blocked: AtomicU64,
-    cut: Mutex<Option<Cut>>,
-    cut_now: Notify,
+    signs: Signs,
+    /// The connection's task, which waits for a sign.
+    told: AtomicWaker,
+    /// The request under way, which waits for the end of a stop's grace.
+    late: AtomicWaker,
+    /// The answer under way has no end that is known: a caller that is gone is noticed at once.
+    streams: AtomicBool,
+    /// The caller has said that it sends nothing more.
+    has_ended: AtomicBool,
+    /// The connection, which has not been told yet.
+    untold: AtomicWaker,
     clock_ms: Arc<AtomicU64>,
 }
 
@@ -150,12 +204,37 @@ impl Activity {
 
     /// A request is handled from now on.
     pub(super) fn request_began(&self) {
+        self.streams.store(false, Ordering::Relaxed);
         self.phase.store(Phase::Busy.at(self.now_ms()), Ordering::Relaxed);
     }
 
     /// The last byte of an answer is on its way to the socket.
     pub(super) fn request_ended(&self) {
         self.phase.store(Phase::Idle.at(self.now_ms()), Ordering::Relaxed);
+        self.untold.wake();
+    }
+
+    /// The answer under way goes on until one of both ends it.
+    pub(super) fn stream_began(&self) {
+        self.streams.store(true, Ordering::Relaxed);
+        self.untold.wake();
+    }
+
+    /// The caller sends nothing more, which may mean that it is gone, or only that it has said everything. Says whether that is
+    /// kept from the connection, because a request is under way that the caller may wait for: then `waker` is woken once it is not.
+    pub(super) fn keeps_end(&self, waker: &Waker) -> bool {
+        let is_busy = Phase::of(self.phase.load(Ordering::Relaxed)).0 == Phase::Busy;
+        let is_kept = is_busy && !self.streams.load(Ordering::Relaxed);
+        if is_kept {
+            self.has_ended.store(true, Ordering::Relaxed);
+            self.untold.register(waker);
+        }
+        is_kept
+    }
+
+    /// Whether the caller was heard to end while a request was under way.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
     }
 
     /// Whether the socket took bytes when it was offered some.
@@ -168,28 +247,42 @@ impl Activity {
         }
     }
 
-    /// Resolves when the connection has to go.
-    pub(super) async fn cut(&self) -> Cut {
-        loop {
-            let told = self.cut_now.notified();
-            if let Some(cut) = *self.cut.lock() {
-                return cut;
+    /// Resolves when the connection is told something. One task at a time may wait.
+    pub(super) async fn sign(&self, knows_of_stop: bool) -> Sign {
+        poll_fn(|context| {
+            self.told.register(context.waker());
+            match self.signs.cut() {
+                Some(cut) => Poll::Ready(Sign::Cut(cut)),
+                None if !knows_of_stop && self.is_stopping() => Poll::Ready(Sign::Stop),
+                None => Poll::Pending,
             }
-            told.await;
-        }
+        })
+        .await
+    }
+
+    /// Resolves when the listener stops and its grace is over. Who waits is polled by the connection's task: the request under
+    /// way and its body are.
+    pub(super) async fn overtime(&self) {
+        poll_fn(|context| {
+            self.late.register(context.waker());
+            if self.signs.has(Signs::OVERTIME) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Whether the listener stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.signs.has(Signs::STOP)
     }
 
     fn give_up(&self, cut: Cut) -> bool {
-        let mut given = self.cut.lock();
-        let first = given.is_none();
-        given.get_or_insert(cut);
-        drop(given);
-        self.cut_now.notify_waiters();
+        let first = self.signs.give_cut(cut);
+        self.told.wake();
         first
     }
 
     fn is_given_up(&self) -> bool {
-        self.cut.lock().is_some()
+        self.signs.cut().is_some()
     }
 
     /// Why its time is over, if it is.
@@ -217,6 +310,21 @@ impl Activity {
             (Phase::Head, since_ms) if self.now_ms() >= since_ms + HEAD_SLOW_MS => Some((true, since_ms)),
             (Phase::Head | Phase::Busy, _) => None,
         }
+    }
+}
+
+/// Tells a request under way that its listener stops and the grace is over. Waiting takes no lock that requests share.
+#[derive(Debug)]
+pub struct Overtime(Arc<Activity>);
+
+impl Overtime {
+    pub(super) fn of(activity: &Arc<Activity>) -> Overtime {
+        Overtime(Arc::clone(activity))
+    }
+
+    /// Resolves when the grace is over. To be awaited where the request is answered, not in a task of its own.
+    pub async fn passed(self) {
+        self.0.overtime().await;
     }
 }
 
@@ -272,8 +380,12 @@ impl Places {
         let activity = Arc::new(Activity {
             phase: AtomicU64::new(Phase::Idle.at(self.clock_ms.load(Ordering::Relaxed))),
             blocked: AtomicU64::new(NOT_BLOCKED),
-            cut: Mutex::new(None),
-            cut_now: Notify::new(),
+            signs: Signs::default(),
+            told: AtomicWaker::new(),
+            late: AtomicWaker::new(),
+            streams: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            untold: AtomicWaker::new(),
             clock_ms: Arc::clone(&self.clock_ms),
         });
         let number = taken.next;
@@ -311,6 +423,22 @@ impl Places {
         }
         self.stats.evicted.fetch_add(count as u64, Ordering::Relaxed);
         count
+    }
+
+    /// The listener stops: connections end after the request under way.
+    pub(super) fn stop(&self) {
+        for activity in self.taken.lock().by_number.values() {
+            activity.signs.give(Signs::STOP);
+            activity.told.wake();
+        }
+    }
+
+    /// The stop's grace is over: requests that still wait are told.
+    pub(super) fn end_grace(&self) {
+        for activity in self.taken.lock().by_number.values() {
+            activity.signs.give(Signs::OVERTIME);
+            activity.late.wake();
+        }
     }
 
     /// Moves the clock, and closes what is overdue.

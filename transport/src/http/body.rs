@@ -5,8 +5,7 @@
 //! * Invariant: a connection goes on only after a body that was read to its end. A caller that is still sending is read from
 //!   for a while after a refusal, because a socket that is closed with unread bytes is reset, and the answer is lost.
 
-use super::activity::HttpStats;
-use super::stop::Stop;
+use super::activity::{Activity, HttpStats, Overtime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
@@ -20,6 +19,8 @@ use std::time::Duration;
 
 /// Most bytes of a refused request that are read and thrown away.
 const DRAIN_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// And while no longer than this nothing comes.
+const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// And for how long.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -33,6 +34,9 @@ pub enum BodyError {
         #[from]
         source: hyper::Error,
     },
+    /// The caller sends nothing more.
+    #[error("the body did not come whole: the caller has closed its side")]
+    CutOff,
     /// It took too long.
     #[error("the body did not come whole within {seconds} s: nothing was done")]
     TooSlow {
@@ -51,17 +55,16 @@ pub enum BodyError {
 }
 
 /// What a body may take.
-#[derive(Clone)]
 pub(super) struct BodyLimits {
     pub(super) stats: Arc<HttpStats>,
     pub(super) bytes_max: usize,
     pub(super) time_max: Duration,
-    pub(super) stop: Stop,
 }
 
 /// What the listener keeps of a body while its handler has it.
 pub(super) struct Kept {
-    limits: BodyLimits,
+    limits: Arc<BodyLimits>,
+    activity: Arc<Activity>,
     /// The body, once the handler has let it go.
     returned: Mutex<Option<Incoming>>,
     bytes: AtomicU64,
@@ -72,6 +75,8 @@ pub(super) struct Kept {
 pub struct RequestBody {
     incoming: Option<Incoming>,
     kept: Option<Arc<Kept>>,
+    /// Handed out once.
+    overtime: Option<Overtime>,
     /// Resolves when the body has taken too long. Made when the body is waited for.
     overdue: Option<BoxFuture<'static, BodyError>>,
 }
@@ -84,25 +89,23 @@ impl std::fmt::Debug for RequestBody {
 
 impl RequestBody {
     /// Takes a body over; a body that is empty costs nothing.
-    pub(super) fn new(incoming: Incoming, limits: &BodyLimits) -> (RequestBody, Option<Arc<Kept>>) {
+    pub(super) fn new(
+        incoming: Incoming,
+        limits: &Arc<BodyLimits>,
+        activity: &Arc<Activity>,
+    ) -> (RequestBody, Option<Arc<Kept>>) {
         let kept = (!incoming.is_end_stream()).then(|| {
             let (returned, bytes, is_polled) = (Mutex::new(None), AtomicU64::new(0), AtomicBool::new(false));
-            Arc::new(Kept { limits: limits.clone(), returned, bytes, is_polled })
+            let activity = Arc::clone(activity);
+            Arc::new(Kept { limits: Arc::clone(limits), activity, returned, bytes, is_polled })
         });
-        (RequestBody { incoming: Some(incoming), kept: kept.clone(), overdue: None }, kept)
+        let overtime = Some(Overtime::of(activity));
+        (RequestBody { incoming: Some(incoming), kept: kept.clone(), overtime, overdue: None }, kept)
     }
-}
 
-impl BodyLimits {
-    /// Resolves when a body that begins now has taken too long.
-    fn overdue(&self) -> BoxFuture<'static, BodyError> {
-        let (time_max, stop) = (self.time_max, self.stop.clone());
-        Box::pin(async move {
-            tokio::select! {
-                () = tokio::time::sleep(time_max) => BodyError::TooSlow { seconds: time_max.as_secs_f32() },
-                () = stop.overtime() => BodyError::Stopping,
-            }
-        })
+    /// What this request hears of a stop of its listener; `None` when it was taken before.
+    pub fn take_overtime(&mut self) -> Option<Overtime> {
+        self.overtime.take()
     }
 }
 
@@ -129,8 +132,9 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(other) => Poll::Ready(other.map(|result| result.map_err(BodyError::from))),
+            Poll::Pending if kept.activity.has_ended() => Poll::Ready(Some(Err(BodyError::CutOff))),
             Poll::Pending => {
-                let overdue = this.overdue.get_or_insert_with(|| kept.limits.overdue());
+                let overdue = this.overdue.get_or_insert_with(|| kept.overdue());
                 overdue.as_mut().poll(context).map(|error| Some(Err(error)))
             }
         }
@@ -154,6 +158,17 @@ impl Drop for RequestBody {
 }
 
 impl Kept {
+    /// Resolves when a body that begins now has taken too long.
+    fn overdue(&self) -> BoxFuture<'static, BodyError> {
+        let (time_max, activity) = (self.limits.time_max, Arc::clone(&self.activity));
+        Box::pin(async move {
+            tokio::select! {
+                () = tokio::time::sleep(time_max) => BodyError::TooSlow { seconds: time_max.as_secs_f32() },
+                () = activity.overtime() => BodyError::Stopping,
+            }
+        })
+    }
+
     /// Once the handler has answered: gives the room back and reads what still comes, unless the caller waits for
     /// `100 Continue` before it sends. Says whether the body was read to its end.
     pub(super) async fn finish(&self, expects_continue: bool) -> bool {
@@ -167,18 +182,19 @@ impl Kept {
         }
         let reading = async {
             let mut drained = 0;
-            while drained <= DRAIN_BYTES_MAX {
-                match body.frame().await {
-                    Some(Ok(frame)) => drained += frame.data_ref().map_or(0, Bytes::len),
-                    Some(Err(_)) => return false,
-                    None => return true,
+            while drained <= DRAIN_BYTES_MAX && !self.activity.has_ended() {
+                // Who sends nothing now may wait for the answer first.
+                match tokio::time::timeout(DRAIN_PAUSE_MAX, body.frame()).await {
+                    Ok(Some(Ok(frame))) => drained += frame.data_ref().map_or(0, Bytes::len),
+                    Ok(Some(Err(_))) | Err(_) => return false,
+                    Ok(None) => return true,
                 }
             }
             false
         };
         tokio::select! {
             read = tokio::time::timeout(DRAIN_TIME_MAX, reading) => read.unwrap_or(false),
-            () = self.limits.stop.overtime() => false,
+            () = self.activity.overtime() => false,
         }
     }
 

@@ -20,7 +20,7 @@ mod wire;
 mod tests;
 
 pub use accept::{Handler, serve};
-pub use activity::{HttpCounts, HttpStats};
+pub use activity::{HttpCounts, HttpStats, Overtime};
 pub use body::{BodyError, RequestBody};
 pub use metrics::HttpCollector;
 pub use stop::{Stop, Stopper};
@@ -28,7 +28,7 @@ pub use stop::{Stop, Stopper};
 use duramen_common::budget::Budget;
 use std::time::Duration;
 
-/// hyper reads no more of a request's head than this. Unit: bytes.
+/// No request's head is longer than this. Unit: bytes.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// As above, in number.
 const HEADERS_PARSED_MAX: usize = 256;

@@ -2,6 +2,7 @@
 //!
 //! * Between them requests under way go on, no new connection is accepted, and every answer says `Connection: close`.
 //!   After the grace whoever still waits is answered that the node stops.
+//! * HTTP connections hear both from their listener (`activity`), which hears them here.
 
 use tokio::sync::watch;
 
@@ -45,12 +46,6 @@ impl Stopper {
 }
 
 impl Stop {
-    /// Whether the stop was asked for.
-    #[must_use]
-    pub fn is_asked(&self) -> bool {
-        *self.asked.borrow()
-    }
-
     /// Whether the grace is over.
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 const HANG: Duration = Duration::from_secs(20);
 const PING: &[u8] = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// `/park` waits for the gate; `/refuse` answers without reading; `/large` answers 64 MiB; everything else reads the body and says
-/// how long it was, or why it is not there.
+/// `/park` waits for the gate; `/late` for the end of a stop's grace; `/refuse` answers without reading; `/large` answers 64 MiB;
+/// everything else reads the body and says how long it was, or why it is not there.
 #[derive(Clone)]
 struct Echo {
     gate: Arc<Notify>,
@@ -26,11 +26,15 @@ struct Echo {
 impl Handler for Echo {
     type Body = Full<Bytes>;
 
-    async fn answer(&self, request: Request<RequestBody>) -> Response<Full<Bytes>> {
+    async fn answer(&self, mut request: Request<RequestBody>) -> Response<Full<Bytes>> {
         let text = match request.uri().path() {
             "/park" => {
                 self.gate.notified().await;
                 "parked".to_owned()
+            }
+            "/late" => {
+                request.body_mut().take_overtime().expect("nobody took it").passed().await;
+                "late".to_owned()
             }
             "/refuse" => "refused".to_owned(),
             "/large" => return Response::new(Full::new(Bytes::from(vec![b'x'; 64 << 20]))),
@@ -248,7 +252,8 @@ async fn http2_is_refused_by_name() {
     running.end().await;
 }
 
-/// Goal: what hyper refuses by itself is a problem with its limit.
+/// Goal: what hyper refuses by itself is a problem with its limit. Method: the long and the wide head many times, because how much is
+/// read at once is up to timing.
 #[tokio::test]
 async fn what_is_not_a_request_is_a_problem() {
     let running = start(HttpLimits::default()).await;
@@ -256,7 +261,7 @@ async fn what_is_not_a_request_is_a_problem() {
     let wide = format!("GET / HTTP/1.1\r\nHost: localhost\r\nx: {}\r\n\r\n", "x".repeat(200_000));
     let cases: [(&[u8], &str); 3] =
         [(b"\x16\x03\x01\x02\0\x01\0\r\n\r\n", "400"), (long.as_bytes(), "413"), (wide.as_bytes(), "413")];
-    for (bytes, status) in cases {
+    for (bytes, status) in cases.into_iter().cycle().take(3 * 200) {
         let mut stream = TcpStream::connect(running.addr).await.unwrap();
         let _ = stream.write_all(bytes).await;
         let told = rest(&mut stream).await;
@@ -266,7 +271,8 @@ async fn what_is_not_a_request_is_a_problem() {
     running.end().await;
 }
 
-/// Goal: a stop closes the port first, lets what is under way end, says `Connection: close`, and ends who waits.
+/// Goal: a stop closes the port first, lets what is under way end, and says `Connection: close`. After the grace it tells who
+/// still waits.
 #[tokio::test]
 async fn a_stop_answers_who_is_there_and_takes_nobody_new() {
     let running = start(HttpLimits::default()).await;
@@ -274,15 +280,52 @@ async fn a_stop_answers_who_is_there_and_takes_nobody_new() {
     answer(&mut idle).await;
     let mut parked = running.open(b"GET /park HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let mut sending = running.open(b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nab").await;
-    running.until("all are there", |counts| counts.open == 3 && counts.body_bytes == 2).await;
+    let mut waiting = running.open(b"GET /late HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    running.until("all are there", |counts| counts.open == 4 && counts.body_bytes == 2).await;
     running.stopper.ask();
     assert_eq!(rest(&mut idle).await, "", "an idle connection just ends");
     assert!(TcpStream::connect(running.addr).await.is_err(), "nobody new comes in");
     running.gate.notify_waiters();
     let told = rest(&mut parked).await;
     assert!(told.ends_with("parked") && told.contains("connection: close"), "{told}");
+    assert!(timeout(Duration::from_millis(20), rest(&mut waiting)).await.is_err(), "the grace is not over");
     running.stopper.end_grace();
+    let told = rest(&mut waiting).await;
+    assert!(told.ends_with("late") && told.contains("connection: close"), "{told}");
     let told = rest(&mut sending).await;
     assert!(told.contains("this node is stopping") && told.contains("connection: close"), "{told}");
+    running.end().await;
+}
+
+/// Goal: a caller that closes its side once it has said everything gets its answer. Method: whole requests, with and without a
+/// body, and one that is answered late; then the end of the sending side.
+#[tokio::test]
+async fn a_caller_that_has_said_everything_is_answered() {
+    let running = start(HttpLimits::default()).await;
+    let put = b"PUT /v HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nvalue";
+    for (request, said) in [(PING, "0"), (put, "5"), (b"GET /park HTTP/1.1\r\nHost: localhost\r\n\r\n", "parked")] {
+        let mut caller = running.open(request).await;
+        caller.shutdown().await.unwrap();
+        running.gate.notify_one();
+        let answered = rest(&mut caller).await;
+        assert!(answered.starts_with("HTTP/1.1 200") && answered.ends_with(said), "{answered}");
+    }
+    let mut half = running.open(b"PUT /v HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nva").await;
+    half.shutdown().await.unwrap();
+    let answered = rest(&mut half).await;
+    assert!(answered.contains("did not come whole"), "{answered}");
+    running.end().await;
+}
+
+/// Goal: a refusal does not wait for a body that does not come. Method: a caller that announces a large body and waits.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_wait_for_the_body() {
+    let running = start(HttpLimits::default()).await;
+    let began = tokio::time::Instant::now();
+    let mut caller = running.open(b"PUT /refuse HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n").await;
+    let answered = answer(&mut caller).await;
+    assert!(answered.to_ascii_lowercase().contains("connection: close"), "{answered}");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    drop(caller);
     running.end().await;
 }

@@ -2,6 +2,7 @@
 //! body, and HTTP/2 not at all; here such an answer becomes a problem like all others.
 //!
 //! * Invariant: only a head that hyper wrote by itself is replaced. It is a 4xx without a body, which handlers never write.
+//! * A caller that closes its side after a whole request still gets its answer: hyper hears of the end afterwards.
 //! * Reports to [`Activity`] when bytes come and when the socket takes none.
 //! * Deliberately absent: anything about requests.
 
@@ -166,10 +167,14 @@ impl AsyncRead for Wire {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
+        let has_room = buffer.remaining() > 0;
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let came = buffer.filled().get(before..).unwrap_or_default();
         if came.is_empty() {
-            return Poll::Ready(Ok(()));
+            return match has_room && self.activity.keeps_end(context.waker()) {
+                true => Poll::Pending,
+                false => Poll::Ready(Ok(())),
+            };
         }
         self.activity.bytes_came();
         if self.note_preface(came) {

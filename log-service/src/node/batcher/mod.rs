@@ -28,10 +28,13 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Most waiting appends that are looked at in one step.
 const STEP_APPENDS_MAX: usize = 1_024;
+
+/// How often a batcher that may propose no more looks whether a full disk is the reason.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(250);
 
 const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
@@ -209,8 +212,11 @@ impl Worker {
                     }
                     self.waiting.extend(taken.drain(..));
                 }
+                // What followers say about their disks wakes nobody.
+                () = sleep(LOOK_FOR_ROOM), if !self.may_propose() => {}
             }
             while self.may_propose() && self.step().await {}
+            self.refuse_if_full();
             self.answer();
         }
     }
@@ -224,8 +230,19 @@ impl Worker {
         !self.leads() || self.core.in_flight() < self.parts.limits.batches_in_flight_max
     }
 
+    /// At the limit of what may be in flight, more is only taken to be refused.
     fn takes_more(&self) -> bool {
-        self.waiting.is_empty() && self.may_propose()
+        self.waiting.is_empty() && (self.may_propose() || self.full_node().is_some())
+    }
+
+    /// What is in flight may be stuck at a full disk for long; who waits behind it is told so.
+    fn refuse_if_full(&mut self) {
+        if !self.may_propose()
+            && !self.waiting.is_empty()
+            && let Some(full) = self.full_node()
+        {
+            self.refuse_for_room(full);
+        }
     }
 
     /// Makes one batch of what waits and proposes it; says whether there is more to do at once.
@@ -277,7 +294,7 @@ impl Worker {
     /// log is small, and may use the reserve.
     fn full_node(&self) -> Option<NodeId> {
         let is_meta = self.parts.partition.is_meta();
-        let need = if is_meta { Need::Admitted } else { Need::New };
+        let need = if is_meta { Need::InFlight } else { Need::New };
         if !self.parts.store.has_room(need) {
             return Some(self.parts.node);
         }

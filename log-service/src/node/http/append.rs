@@ -147,7 +147,7 @@ fn broken_body(error: &(dyn std::error::Error + 'static)) -> Problem {
     while let Some(cause) = next {
         if let Some(body) = cause.downcast_ref::<BodyError>() {
             return match body {
-                BodyError::Broken { .. } | BodyError::TooSlow { .. } => {
+                BodyError::Broken { .. } | BodyError::CutOff | BodyError::TooSlow { .. } => {
                     Problem::new(ProblemKind::BadRequest, body.to_string())
                 }
                 BodyError::NoRoom { limit } => {

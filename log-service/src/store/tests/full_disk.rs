@@ -37,7 +37,8 @@ fn the_reserve_is_enough_for_thousands_of_elections() {
     let (store, log) = open_with(&disk, small(), 0).unwrap();
     assert_eq!(reserve_bytes(&disk), RESERVE / CONTROL_SHARE);
     fill(&disk);
-    assert!(!store.has_room(Need::New) && !store.has_room(Need::Admitted));
+    assert!(!store.has_room(Need::New) && !store.has_room(Need::InFlight));
+    assert!(store.has_room(Need::Admitted), "half of the file is for what later entries can only follow");
     let mut elections = 0;
     while reserve_bytes(&disk) > RESERVE / CONTROL_SHARE / 2 {
         let term = elections + 1;
@@ -50,6 +51,7 @@ fn the_reserve_is_enough_for_thousands_of_elections() {
         elections += 1;
         assert!(elections < 100_000, "the disk never fills up");
     }
+    assert!(!store.has_room(Need::Admitted), "the other half is not");
     let bytes = RESERVE / CONTROL_SHARE / 2 / elections;
     assert!((1..=1024).contains(&bytes), "{bytes} bytes per election, {elections} elections");
     assert!(store.poisoned().is_none() && store.waiting_for_space() == 0);
@@ -80,6 +82,53 @@ fn what_was_admitted_is_written_from_the_reserve() {
     store.step_idle();
     assert_eq!(reserve_bytes(&disk), RESERVE / CONTROL_SHARE);
     assert!(store.has_room(Need::New));
+}
+
+/// Goal: an allocation that found no space has made its segment longer all the same, and the log is whole after the next start.
+/// Method: frames of many sizes, each in a segment of its own, so that what is taken ahead often does not fit while the frame does.
+#[test]
+fn a_failed_allocation_leaves_no_segment_longer_than_its_end() {
+    let disk = MemDisk::new();
+    let (store, log) = open_with(&disk, small(), 0).unwrap();
+    fill(&disk);
+    for index in 0..20 {
+        let body = EntryBody::Batch(batch(u128::from(index) << 16, 1, 2_000 + index as usize * 700 % 4_000));
+        append(&log, vec![LogEntry { id: EntryId { term: 1, index }, body }]);
+        store.step();
+    }
+    let entries = all(&log);
+    assert!(store.poisoned().is_none() && store.waiting_for_space() == 0);
+    assert!(segments(&disk).len() >= 20, "it has rolled");
+    drop((store, log));
+    disk.kill();
+    let (_store, log) = open_with(&disk, small(), 1).unwrap();
+    assert!(all(&log) == entries && entries.len() == 20);
+}
+
+/// Goal: zeros after the end of a closed segment, which an earlier version left there, are cut off at the start; anything else there
+/// is damage. Method: both, in the first of several segments.
+#[test]
+fn empty_space_after_a_closed_segment_is_cut_off() {
+    let disk = MemDisk::new();
+    let (store, log) = open_with(&disk, config(), 0).unwrap();
+    for index in 0..60 {
+        append(&log, vec![entry(1, index, 4)]);
+    }
+    store.step();
+    let entries = all(&log);
+    store.close();
+    drop((store, log));
+    let first = segments(&disk).remove(0);
+    let bytes = disk.bytes(&first);
+    let longer = |extra: &[u8]| [&bytes[..], extra].concat();
+    disk.put(&first, &longer(&[&[0; 99_999][..], &[1]].concat()));
+    assert!(matches!(open_with(&disk, config(), 1), Err(StoreError::Corrupt { .. })));
+    disk.put(&first, &longer(&[0; 100_000]));
+    let (store, log) = open_with(&disk, config(), 2).unwrap();
+    assert!(all(&log) == entries);
+    drop((store, log));
+    disk.crash(1);
+    assert_eq!(disk.bytes(&first), bytes);
 }
 
 /// Goal: when even the reserve is used up, nothing is acknowledged, lost or damaged, and the store does not stop: what waits goes on

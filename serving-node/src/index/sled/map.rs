@@ -10,14 +10,23 @@
 use super::pieces::{
     PIECE_BYTES, RESERVED, Stored, Stub, TALLY_KEY, Tally, decode, encode_whole, is_reserved, piece_key,
 };
-use crate::index::{IndexError, Visit, Writes};
+use crate::index::{IndexError, Visit, Witness, WriteError, Writes};
 use bytes::Bytes;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Pieces that are written or removed at once.
 const STEP_PIECES: usize = 50;
+/// Room that is made at once for the pieces of a value: those of 1 MiB.
+const CAPACITY_PIECES: usize = 205;
+/// A batch of more than this waits until what was written before is out of sled's buffers.
+const LARGE_BATCH_BYTES: u64 = 256 << 10;
+
+/// How often, and how far apart, an open is tried again while sled's lock is held: 5 seconds in all.
+const UNLOCK_TRIES: usize = 500;
+const UNLOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a folder is opened.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +49,43 @@ fn damaged(what: &str) -> IndexError {
     IndexError { kind: "sled", action: "reading", reason: format!("damaged: {what}") }
 }
 
+fn refused(reason: String) -> IndexError {
+    IndexError { kind: "sled", action: "writing", reason }
+}
+
+fn pieces_missing() -> IndexError {
+    damaged("pieces of a value are missing or wrong")
+}
+
+/// Nothing was written.
+fn nothing(error: IndexError) -> WriteError {
+    WriteError::Nothing(error.into())
+}
+
+/// Opens once nothing in this process holds sled's lock on the file any more.
+///
+/// The index folder is locked by its owner, so no other process can hold it. This one can, shortly after the file was closed:
+/// sled's threads finish what they were writing, and a child process has every open file until its program starts.
+fn open_unlocked(folder: &Path, config: MapConfig) -> Result<sled::Db, sled::Error> {
+    let sled =
+        sled::Config::new().path(folder).cache_capacity(config.cache_bytes).flush_every_ms(Some(config.flush_every_ms));
+    for _ in 0..UNLOCK_TRIES {
+        match sled.open() {
+            Err(error) if is_locked(&error) => {
+                #[expect(clippy::disallowed_methods, reason = "nothing tells when the lock is released")]
+                std::thread::sleep(UNLOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    sled.open()
+}
+
+/// sled gives no kind for this error, only a text.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
+
 /// Frees what a batch of `writes` has replaced. sled copies a node at every insert and leaves the old one to epoch
 /// collection, which runs once in 128 pins; a batch pins once, so that without this hundreds of megabytes of old nodes
 /// pile up behind large batches. One flush collects at most 8 bags of 64; three epochs must pass.
@@ -49,15 +95,69 @@ fn collect_garbage(writes: usize) {
     }
 }
 
+/// What a write has done.
+pub(super) struct Written {
+    /// How many bytes of entries came and went.
+    pub churned: u64,
+    /// The entry that the witness has added.
+    pub closing: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What a write is going to do.
+#[derive(Default)]
+struct Plan {
+    /// As it is afterwards.
+    tally: Tally,
+    churned: u64,
+    made: Writes,
+    batch: Writes,
+    dropped: Writes,
+}
+
+impl Plan {
+    /// What stands under a key goes; says what that is.
+    fn replace<'s>(&mut self, key: &[u8], stored: Option<&'s [u8]>) -> Result<Option<Stored<'s>>, WriteError> {
+        if is_reserved(key) {
+            return Err(nothing(refused("keys that begin with ff ff ff belong to the index".to_owned())));
+        }
+        let Some(stored) = stored else { return Ok(None) };
+        let old = decode(stored).ok_or_else(|| nothing(damaged("an entry")))?;
+        if let Stored::Cut(stub) = old {
+            self.dropped.extend((0..stub.count()).map(|number| (piece_key(stub.generation, number), None)));
+        }
+        let weight = Tally::stored_weight(key, old);
+        self.tally.live_bytes = self.tally.live_bytes.saturating_sub(weight);
+        self.churned += weight;
+        Ok(Some(old))
+    }
+
+    /// What is to stand under a key.
+    fn add(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), WriteError> {
+        let Some(value) = value else {
+            self.batch.push((key, None));
+            return Ok(());
+        };
+        let weight = Tally::weight(&key, value.len());
+        self.tally.live_bytes += weight;
+        self.churned += weight;
+        if value.len() <= PIECE_BYTES {
+            self.batch.push((key, Some(encode_whole(value))));
+            return Ok(());
+        }
+        let stub = Stub::of(self.tally.next_generation, &value)
+            .ok_or_else(|| nothing(refused(format!("a value of {} bytes is too long", value.len()))))?;
+        self.tally.next_generation += 1;
+        let pieces = (0..).zip(value.chunks(PIECE_BYTES));
+        self.made.extend(pieces.map(|(number, piece)| (piece_key(stub.generation, number), Some(piece.to_vec()))));
+        self.batch.push((key, Some(stub.encode())));
+        Ok(())
+    }
+}
+
 impl Map {
     /// Opens what is there, or makes it; with its tally.
     pub fn open(folder: &Path, config: MapConfig) -> Result<(Map, Tally), IndexError> {
-        let db = sled::Config::new()
-            .path(folder)
-            .cache_capacity(config.cache_bytes)
-            .flush_every_ms(Some(config.flush_every_ms))
-            .open()
-            .map_err(failed("opening"))?;
+        let db = open_unlocked(folder, config).map_err(failed("opening"))?;
         let tally = match db.get(TALLY_KEY).map_err(failed("reading the tally"))? {
             Some(bytes) => Tally::decode(&bytes).ok_or_else(|| damaged("the tally has the wrong length"))?,
             None if db.is_empty() => Tally::default(),
@@ -96,7 +196,7 @@ impl Map {
             }
             // Each turn has seen another write of this key.
             if overtaken.replace(stub) == Some(stub) {
-                return Err(damaged("pieces of a value are missing or wrong"));
+                return Err(pieces_missing());
             }
         }
     }
@@ -108,7 +208,8 @@ impl Map {
     /// The value that a stub leads to; `None` when its pieces are not there as it says.
     fn assemble(&self, stub: Stub) -> Result<Option<Bytes>, IndexError> {
         let count = stub.count();
-        let mut value = Vec::with_capacity(count as usize * PIECE_BYTES);
+        // A damaged stub may say anything.
+        let mut value = Vec::with_capacity((count as usize).min(CAPACITY_PIECES) * PIECE_BYTES);
         let pieces = self.db().range(piece_key(stub.generation, 0)..piece_key(stub.generation, count));
         for (number, piece) in (0..count).zip(pieces) {
             let (key, bytes) = piece.map_err(failed("reading pieces"))?;
@@ -148,54 +249,54 @@ impl Map {
         Ok(())
     }
 
-    /// Applies writes, all or none; says how many bytes of entries came and went. The tally is right only if this succeeds.
+    /// Applies writes, all or none, with what the witness adds. The tally is of what is stored, if this succeeds.
     ///
     /// New pieces go first, while nothing leads to them, then in one batch the stubs and everything else, then the old pieces
     /// are removed. sled finds again what it logged up to some point, so that a kill in between leaves at most pieces that
     /// nothing leads to; the next copy drops them.
-    pub fn write(&self, tally: &mut Tally, writes: Writes) -> Result<u64, IndexError> {
-        let mut batch = Vec::with_capacity(writes.len() + 1);
-        let (mut made, mut dropped, mut churned) = (Vec::new(), Vec::new(), 0);
-        for (key, value) in writes {
-            if is_reserved(&key) {
-                let reason = "keys that begin with ff ff ff belong to the index".to_owned();
-                return Err(IndexError { kind: "sled", action: "writing", reason });
+    pub fn write(
+        &self,
+        tally: &mut Tally,
+        mut writes: Writes,
+        witness: Option<&mut dyn Witness>,
+    ) -> Result<Written, WriteError> {
+        let mut plan = Plan { tally: *tally, ..Plan::default() };
+        let mut closing = None;
+        if let Some(witness) = witness {
+            for (number, (key, _)) in writes.iter().enumerate() {
+                let stored = self.stored(key).map_err(nothing)?;
+                let seen = match plan.replace(key, stored.as_deref())? {
+                    Some(Stored::Cut(stub)) => {
+                        let value = self.assemble(stub).and_then(|value| value.ok_or_else(pieces_missing));
+                        witness.replaces(number, key, Some(&value.map_err(nothing)?))
+                    }
+                    Some(Stored::Whole(value)) => witness.replaces(number, key, Some(value)),
+                    None => witness.replaces(number, key, None),
+                };
+                seen.map_err(WriteError::Nothing)?;
             }
-            if let Some(stored) = self.stored(&key)? {
-                let old = decode(&stored).ok_or_else(|| damaged("an entry"))?;
-                if let Stored::Cut(stub) = old {
-                    dropped.extend((0..stub.count()).map(|number| (piece_key(stub.generation, number), None)));
-                }
-                let weight = Tally::stored_weight(&key, old);
-                tally.live_bytes = tally.live_bytes.saturating_sub(weight);
-                churned += weight;
+            let (key, value) = witness.closing();
+            plan.replace(&key, self.stored(&key).map_err(nothing)?.as_deref())?;
+            closing = Some((key.clone(), value.clone()));
+            writes.push((key, Some(value)));
+        } else {
+            for (key, _) in &writes {
+                plan.replace(key, self.stored(key).map_err(nothing)?.as_deref())?;
             }
-            let Some(value) = value else {
-                batch.push((key, None));
-                continue;
-            };
-            let weight = Tally::weight(&key, value.len());
-            tally.live_bytes += weight;
-            churned += weight;
-            if value.len() <= PIECE_BYTES {
-                batch.push((key, Some(encode_whole(value))));
-                continue;
-            }
-            let stub = Stub::of(tally.next_generation, &value).ok_or_else(|| IndexError {
-                kind: "sled",
-                action: "writing",
-                reason: format!("a value of {} bytes is too long", value.len()),
-            })?;
-            tally.next_generation += 1;
-            let pieces = (0..).zip(value.chunks(PIECE_BYTES));
-            made.extend(pieces.map(|(number, piece)| (piece_key(stub.generation, number), Some(piece.to_vec()))));
-            batch.push((key, Some(stub.encode())));
         }
-        batch.push((TALLY_KEY.to_vec(), Some(tally.encode())));
-        self.apply_in_steps(made)?;
-        self.apply(batch)?;
-        self.apply_in_steps(dropped)?;
-        Ok(churned)
+        for (key, value) in writes {
+            plan.add(key, value)?;
+        }
+        plan.batch.push((TALLY_KEY.to_vec(), Some(plan.tally.encode())));
+        self.apply_in_steps(plan.made)?;
+        if plan.churned > LARGE_BATCH_BYTES {
+            // So that its buffers find free threads: see there.
+            self.flush()?;
+        }
+        self.apply(plan.batch)?;
+        self.apply_in_steps(plan.dropped)?;
+        *tally = plan.tally;
+        Ok(Written { churned: plan.churned, closing })
     }
 
     /// Applies a few pieces at a time and waits until they are written. sled writes its buffers on seven threads, and comes to

@@ -3,7 +3,10 @@
 use super::pieces::{PIECE_BYTES, Stored, Stub, TALLY_KEY, decode, piece_key};
 use super::space::{FREE_BYTES, MULTIPLE};
 use super::*;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const MIB: usize = 1 << 20;
 
@@ -306,4 +309,27 @@ fn the_folder_stays_small_with_values_of_128_kib() {
 #[test]
 fn the_folder_stays_small_with_values_of_1_mib() {
     the_folder_stays_small(MIB, 12);
+}
+
+#[test]
+fn an_open_waits_until_the_file_is_unlocked() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = open_in(folder.path());
+    put(&index, "k", value(1, 100));
+    drop(index);
+    // As a child process that was started before the index was closed has it.
+    let file = File::open(folder.path().join("sled/1/db")).unwrap();
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        std::thread::yield_now();
+    }
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| open_in(folder.path()));
+        for _ in 0..200 {
+            assert!(!opener.is_finished(), "it was locked");
+            #[expect(clippy::disallowed_methods, reason = "an open that does not wait has this long to show it")]
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(file);
+        assert_eq!(all(&opener.join().unwrap()).len(), 1);
+    });
 }

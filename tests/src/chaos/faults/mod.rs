@@ -109,26 +109,6 @@ impl Fault {
         Fault::SameName,
     ];
 
-    /// Faults that a run has unless it is told otherwise: all but those that the nodes are known to fail.
-    #[must_use]
-    pub fn usual() -> Vec<Fault> {
-        Fault::ALL.into_iter().filter(|fault| !Fault::KNOWN_TO_FAIL.contains(fault)).collect()
-    }
-
-    /// Faults whose expectation the nodes do not meet yet. They run when they are asked for by name.
-    pub const KNOWN_TO_FAIL: [Fault; 10] = [
-        Fault::FilesExhausted,
-        Fault::StderrGone,
-        Fault::StderrFull,
-        Fault::SlowCollector,
-        Fault::MovedAddress,
-        Fault::IndexDamaged,
-        Fault::IndexRot,
-        Fault::WrongCluster,
-        Fault::StrangeMember,
-        Fault::SameName,
-    ];
-
     /// Faults of the operator's world, by what they are about. One of each group is enough for a short run.
     pub const OPERATOR: [&[Fault]; 8] = [
         &[Fault::FilesExhausted, Fault::IdleConnections],
