@@ -24,7 +24,7 @@ pub use ends::EndsSeen;
 pub use fold::FoldsSeen;
 pub use linearizable::judge_registers;
 pub use once::OnceSeen;
-pub use progress::Progress;
+pub use progress::{PROGRESS_MS_MAX, Progress};
 pub use replicas::ReplicasSeen;
 pub use told::{judge_feeds, judge_sessions};
 

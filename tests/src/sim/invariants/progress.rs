@@ -1,7 +1,8 @@
 //! Invariant 9: after faults stop, the cluster makes progress within bounded time.
 //!
 //! Progress is: every log node runs and has published everything that any of them has; every serving node is ready and has
-//! applied it; and all of it happened after a write to each partition that was begun after the faults had stopped.
+//! applied it; and all of it happened after a write to each partition that was begun after the faults had stopped. Where
+//! clients leave no such moment for half of the time, what anybody had then is what everybody must reach.
 
 use super::super::violation::Broken;
 
